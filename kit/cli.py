@@ -1,0 +1,71 @@
+"""What every script shares: exit codes, one-line errors, and the flags that mean the same everywhere."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from kit.errors import InputError
+from kit.runs import Run, read_json
+
+OK, INPUT_WRONG, INTERRUPTED = 0, 2, 130
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's main and exit: 0 done, 2 with one line when the user's input is wrong, 130 on Ctrl-C."""
+    try:
+        main()
+        sys.stdout.flush()
+    except InputError as error:
+        _fail(str(error), INPUT_WRONG)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output left (| head): not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            _fail(f"no room to write {error.filename or 'a file'} ({error.strerror}): free disk space; "
+                  "a training goes on from its last good state with --resume", INPUT_WRONG)  # fmt: skip
+        if isinstance(error, PermissionError):
+            _fail(f"{error.filename} cannot be opened or written (permission denied): "
+                  "change its permissions or choose another folder", INPUT_WRONG)  # fmt: skip
+        raise
+
+
+def _fail(line: str, code: int) -> None:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """An argument parser whose help is the script's own docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        metavar="DIR|demo",
+        help="competition files as Kaggle delivers them (default: $KIT_DATA, else data/); demo = synthetic data",
+    )
+
+
+def data_dir(given: str | None) -> Path:
+    """The data folder that the user means; "demo" is written to data/demo on first use."""
+    if given != "demo":
+        return Path(given or os.environ.get("KIT_DATA") or "data")
+    from kit.data import demo
+
+    path = Path("data") / "demo"
+    if not (path / "demo_answers.csv").exists():
+        print(f"writing demo data to {path}")
+        demo.write(path, n_train=400, n_test=200, seed=0)
+    return path
+
+
+def data_of_run(run: Run, given: str | None) -> Path:
+    """The data folder given on the command line, else the one that the run was trained on."""
+    return data_dir(given) if given else Path(read_json(run / "environment.json")["data"])

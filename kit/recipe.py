@@ -1,0 +1,227 @@
+"""A recipe: everything that a result depends on. Defaults < parent TOML < recipe TOML < command-line flags.
+
+The values of registries (losses, encoders, augmentations ...) are checked by the rooms that own them.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from kit.errors import InputError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the net sees of a tile, and how the training tiles are split."""
+
+    size: int = 128  # pixels, side of the net's input
+    fit: str = "pad-reflect"  # how a tile becomes `size`: pad-reflect, pad-edge, resize
+    channels: str = "grey3"  # grey, grey3
+    folds: int = 5
+    folds_by: str = "coverage"  # coverage, random, depth, mosaic
+    augment: str = "default"  # a name of training/augment.py
+
+
+@dataclass(frozen=True)
+class Net:
+    """The network: a timm encoder, its stem, a decoder."""
+
+    encoder: str = "resnet34"
+    stem: str = "own"  # own, stride1, no-pool
+    decoder: str = "dynamic"
+    pretrained: bool = True
+    weights: str = ""  # file with encoder weights in timm's layout, instead of a download
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with one loss and one schedule."""
+
+    epochs: float = 10.0  # passes over the training tiles; a part of one is allowed
+    loss: str = "bce"  # a name of nets/losses.py or a mix such as "0.1*bce + 0.9*lovasz_elu"
+    lr: float = 1e-3  # the highest of the schedule, for the decoder
+    encoder_lr: float = 0.1  # factor for the encoder's first half (its second: the root), only with pretrained weights
+    bs: int = 16
+    optimiser: str = "adamw"  # adam, adamw, sgd
+    weight_decay: float = 0.01
+    schedule: str = "one-cycle"  # one-cycle, constant, plateau
+    freeze: bool = False  # train only the decoder; ignored without pretrained weights
+    average: bool = False  # average the weights at the end of each epoch (SWA)
+    factor: float = 0.5  # plateau: the learning rate is multiplied by this ...
+    patience: int = 5  # ... after so many epochs without a better score ...
+    stop: int = 12  # ... and the stage ends after so many
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One system, complete. Write it to TOML with `dumps`, read it with `load`."""
+
+    name: str = "baseline"
+    parent: str = ""
+    source: str = ""
+    seed: int = 0
+    precision: str = "auto"  # auto, float32, bfloat16, float16
+    tta: str = "hflip"  # hflip, none
+    time_budget: str = ""  # "60m": how the epochs below were chosen; for the record
+    limit: int = 0  # train and validate on so many tiles only; 0 = all
+    data: Data = field(default_factory=Data)
+    net: Net = field(default_factory=Net)
+    stages: tuple[Stage, ...] = (Stage(),)
+
+    @property
+    def epochs(self) -> float:
+        return sum(stage.epochs for stage in self.stages)
+
+    def scaled(self, epochs: float) -> "Recipe":
+        """The same recipe trained for `epochs` in all, each stage keeping its share."""
+        if epochs <= 0:
+            raise InputError(f"epochs must be above 0, not {epochs:g}")
+        factor = epochs / self.epochs
+        return replace(self, stages=tuple(replace(stage, epochs=stage.epochs * factor) for stage in self.stages))
+
+    def with_lr(self, lr: float) -> "Recipe":
+        """The first stage's highest learning rate becomes `lr`; the other stages keep their ratio to it."""
+        factor = lr / self.stages[0].lr
+        return replace(self, stages=tuple(replace(stage, lr=stage.lr * factor) for stage in self.stages))
+
+    def with_bs(self, bs: int) -> "Recipe":
+        return replace(self, stages=tuple(replace(stage, bs=bs) for stage in self.stages))
+
+
+def names() -> list[str]:
+    """The packaged recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(name: str = "baseline", settings: Iterable[str] = ()) -> Recipe:
+    """A packaged recipe, or a TOML file, with its parents and `KEY=VALUE` settings applied.
+
+    Raises InputError for unknown recipes, keys and values of the wrong type, naming the near ones.
+    """
+    values = _read(name, seen=())
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting!r} has no '=': write it as KEY=VALUE, for instance net.stem=no-pool")
+        _assign(values, key.strip(), _value(text.strip()))
+    recipe = from_dict(values)
+    if not recipe.stages:
+        raise InputError(f"recipe {recipe.name} has no [[stages]]: give it at least one")
+    for number, stage in enumerate(recipe.stages):
+        for key in ("epochs", "lr", "bs"):
+            if not getattr(stage, key) > 0:
+                raise InputError(f"recipe key stages.{number}.{key} must be above 0, not {getattr(stage, key)}")
+    return recipe
+
+
+def from_dict(values: dict[str, Any]) -> Recipe:
+    return _build(Recipe, values, "")
+
+
+def dumps(recipe: Recipe) -> str:
+    """The whole recipe as TOML: `load` of it gives an equal recipe."""
+    lines, tables = [], []
+    for item in fields(recipe):
+        value = getattr(recipe, item.name)
+        if is_dataclass(value):
+            tables += ["", f"[{item.name}]", *_pairs(value)]
+        elif item.name == "stages":
+            for stage in value:
+                tables += ["", "[[stages]]", *_pairs(stage)]
+        elif item.name != "parent":  # a resolved recipe stands alone
+            lines.append(f"{item.name} = {json.dumps(value)}")
+    return "\n".join(lines + tables) + "\n"
+
+
+def _pairs(value: Any) -> list[str]:
+    return [f"{item.name} = {json.dumps(getattr(value, item.name))}" for item in fields(value)]
+
+
+def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The values of a recipe file merged over those of its parents."""
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        raise InputError(f"no recipe {name!r}{_near(name, names())}; see train.py --list, or give a .toml file")
+    if name in seen:
+        raise InputError(f"recipe {name} is its own ancestor ({' > '.join((*seen, name))}): change one parent")
+    try:
+        own = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} is not valid TOML: {error}") from None
+    own.setdefault("name", path.stem)
+    parent = own.get("parent")
+    return _merge(_read(parent, (*seen, name)), own) if parent else own
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key; everything else, lists of stages included, is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _value(text: str) -> Any:
+    """A setting's text as TOML would read it; what TOML cannot read is a plain string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key, for instance net.stem or stages.0.lr."""
+    if key not in _keys(values):
+        raise InputError(f"unknown recipe key {key!r}{_near(key, _keys(values))}")
+    *path, last = key.split(".")
+    target: Any = values
+    for part in path:
+        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+    target[last] = value
+
+
+def _keys(values: dict[str, Any]) -> list[str]:
+    """Every dotted key that a recipe with these stages has."""
+    keys = [item.name for item in fields(Recipe) if item.name not in ("data", "net", "stages", "parent")]
+    keys += [f"data.{item.name}" for item in fields(Data)] + [f"net.{item.name}" for item in fields(Net)]
+    return keys + [f"stages.{i}.{item.name}" for i in range(len(values.get("stages", []))) for item in fields(Stage)]
+
+
+def _near(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=4, cutoff=0.5)
+    near = near or [key for key in known if word.rsplit(".", 1)[-1] in key][:4]
+    return f" (near: {', '.join(near)})" if near else f" (there are: {', '.join(known)})"
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    """A dataclass from a table, every key known and of its declared type."""
+    if not isinstance(values, dict):
+        raise InputError(f"recipe key {where.rstrip('.')} must be a table, not {values!r}")
+    hints = get_type_hints(kind)
+    built = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise InputError(f"unknown recipe key {where + key!r}{_near(key, list(hints))}")
+        built[key] = _convert(hints[key], value, where + key)
+    return kind(**built)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        return _build(kind, value, f"{where}.")  # type: ignore[arg-type]
+    if get_args(kind):
+        if not isinstance(value, list):
+            raise InputError(f"recipe key {where} must be a list of tables, written as [[{where}]]")
+        return tuple(_convert(get_args(kind)[0], item, f"{where}.{i}") for i, item in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"recipe key {where} must be of type {kind.__name__}, not {value!r}")
+    return value

@@ -1,0 +1,179 @@
+"""A run directory: its name, its files written whole or not at all, its lock, and the record of what made it."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kit.errors import InputError
+
+RECORDED_PACKAGES = ("numpy", "torch", "torchvision", "fastai", "timm", "albumentations", "opencv-python-headless")
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside `path`; it takes the name `path` when the block succeeds and is deleted when not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file atomically and durably. OSError (a full disk) leaves what was there before."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path | str, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_array(path: Path | str, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_json(path: Path | str) -> Any:
+    """Raises InputError for a file that is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: the run is not finished, go on with train.py --resume") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): restore or delete it") from None
+
+
+class Run:
+    """One run directory, runs/NAME; the layout is in docs/architecture.md."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.name = self.path.name
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def fold(self, fold: int | None) -> Path:
+        """Directory of one fold; None is the training on every tile."""
+        return self.path / ("fold_none" if fold is None else f"fold_{fold}")
+
+    def finished_folds(self) -> list[int | None]:
+        """The folds that were trained to the end, in order (None: trained on every tile)."""
+        folds = read_json(self / "scores.json")["folds"] if (self / "scores.json").exists() else {}
+        return [None if name == "none" else int(name) for name in folds]
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the kernel gives the lock back however the process ends.
+
+        Raises InputError when another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self / ".lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise InputError(
+                    f"{self.path} is in use by process {file.read().strip() or 'unknown'}: "
+                    "wait for it to end, or choose another --run"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def new_run(name: str) -> Run:
+    """The run `name` under runs/, which must be a plain name and not taken."""
+    if not name or Path(name).name != name or name in (".", "..", "latest"):
+        raise InputError(f"--run {name!r} is no usable name: give a plain folder name such as resnet34-a")
+    run = Run(Path("runs") / name)
+    if (run / "recipe.toml").exists():
+        raise InputError(f"{run.path} exists already: add --resume to go on with it, or choose another --run")
+    return run
+
+
+def find_run(name: str) -> Run:
+    """The run that a user means by a name, a path, or "latest" (the run directory changed last)."""
+    if name == "latest":
+        found = sorted(Path("runs").glob("*/recipe.toml"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise InputError("there is no run under runs/ yet: train one with python scripts/train.py")
+        return Run(found[-1].parent)
+    for path in (Path("runs") / name, Path(name)):
+        if (path / "recipe.toml").exists():
+            return Run(path)
+    known = sorted(path.parent.name for path in Path("runs").glob("*/recipe.toml"))
+    raise InputError(f"no run {name!r} (a run has a recipe.toml); runs here: {', '.join(known) or 'none'}")
+
+
+def default_name(recipe: str, arch: str) -> str:
+    """A free run name such as baseline-resnet34-1120-1405."""
+    base = f"{recipe}-{arch.replace('/', '_').replace(':', '_')}-{datetime.now():%m%d-%H%M}"
+    name, count = base, 1
+    while (Path("runs") / name).exists():
+        count += 1
+        name = f"{base}-{count}"
+    return name
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside the recipe: versions, hardware, the kit's own commit."""
+    versions = {}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "versions": versions,
+        "commit": _commit(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def command_line() -> str:
+    """The command as the user could type it again."""
+    import shlex
+
+    return shlex.join(["python", *sys.argv])
+
+
+def _commit() -> str:
+    """The git commit of the kit's own checkout, with -dirty where files differ; empty when installed."""
+    here = Path(__file__).parent.parent
+    if not (here / ".git").exists():
+        return ""
+    try:
+        text = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return text.stdout.strip()

@@ -1,0 +1,87 @@
+"""Run directories: files whole or not at all, one process at a time, names found."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kit import runs
+from kit.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.txt"
+    runs.write_text(path, "old")
+    with pytest.raises(RuntimeError), runs.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """The file-size limit of the process stands in for a full disk: the write fails half way with an OSError."""
+    path = tmp_path / "a.bin"
+    runs.write_bytes(path, b"old")
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(OSError, match="too large"):
+            runs.write_bytes(path, bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_the_lock_keeps_out_a_second_process_and_dies_with_the_first(tmp_path):
+    code = (
+        "import sys, time; from kit.runs import Run\n"
+        f"with Run({str(tmp_path / 'r')!r}).lock():\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"process {holder.pid}"), runs.Run(tmp_path / "r").lock():
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    with runs.Run(tmp_path / "r").lock():
+        pass
+
+
+def test_names_are_found_and_mistakes_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no run under"):
+        runs.find_run("latest")
+    for number, name in enumerate(["old", "new"]):
+        runs.write_text(Path("runs") / name / "recipe.toml", "")
+        os.utime(Path("runs") / name / "recipe.toml", (time.time() + number,) * 2)
+    assert runs.find_run("latest").name == "new"
+    assert runs.find_run("old").path == Path("runs/old")
+    assert runs.find_run(str(tmp_path / "runs" / "old")).name == "old"
+    with pytest.raises(InputError, match="new, old"):
+        runs.find_run("absent")
+    with pytest.raises(InputError, match="exists already"):
+        runs.new_run("old")
+    for name in ("", "a/b", "..", "latest"):
+        with pytest.raises(InputError, match="no usable name"):
+            runs.new_run(name)
+
+
+def test_the_environment_names_versions_and_no_secrets(monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "secret-value")
+    record = runs.environment()
+    assert record["versions"]["numpy"]
+    assert "secret-value" not in str(record)
