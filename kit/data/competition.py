@@ -1,4 +1,4 @@
-"""What the competition is: its names, tile size, columns, metric and limits. Another competition is another instance."""
+"""What the competition is: its names, tile size, columns, metric, limits. Another one is another instance."""
 
 from dataclasses import dataclass
 
