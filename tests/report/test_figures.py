@@ -1,0 +1,84 @@
+"""What a reader must find in a figure is in it, and nothing is cut off."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from kit.report.figures import save, score_against_threshold
+from kit.scoring.threshold import Decision, Tuning
+
+THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
+CURVE = 0.8 - (THRESHOLDS - 0.36) ** 2
+TUNED = Tuning(
+    Decision(0.36, 20, (), score=0.7987, baseline=0.7801, gain_low=0.0122, gain_high=0.025, accepted=True),
+    candidate=(0.36, 20),
+    by_fold={0: (0.34, 20), 1: (0.36, 20), 2: (0.38, 50)},
+    baseline=0.7801,
+    thresholds=THRESHOLDS,
+    curve=CURVE,
+    band=0.01 + 0.02 * abs(THRESHOLDS - 0.5),
+)
+REFUSED = replace(TUNED, decision=replace(TUNED.decision, threshold=0.5, min_component=0, accepted=False))
+
+
+def legend(figure) -> str:
+    return " | ".join(text.get_text() for text in figure.legends[0].get_texts())
+
+
+def test_the_curve_the_choice_and_one_half_are_marked():
+    figure = score_against_threshold(TUNED)
+    (axes,) = figure.axes
+    marked = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    np.testing.assert_allclose(marked["score, components under 20 pixels removed"], np.stack([THRESHOLDS, CURVE], 1))
+    assert marked["0.50, every component kept"] == [[0.5, 0.7801]]
+    assert marked["0.36, found on all tiles"] == [[0.36, pytest.approx(0.8)]]
+    assert [x for x, _ in marked["found with one fold left out"]] == [0.34, 0.36, 0.38]
+    assert all(label in legend(figure) for label in marked if not label.startswith("_"))
+    assert axes.get_xlabel()
+    assert axes.get_ylabel()
+
+
+def test_the_band_spans_the_noise():
+    (axes,) = score_against_threshold(TUNED).axes
+    at_the_left = [y for x, y in axes.collections[0].get_paths()[0].vertices if x == THRESHOLDS[0]]
+    assert min(at_the_left) == pytest.approx(CURVE[0] - TUNED.band[0])
+    assert max(at_the_left) == pytest.approx(CURVE[0] + TUNED.band[0])
+
+
+@pytest.mark.parametrize(
+    ("tuning", "words"),
+    [
+        (TUNED, "Threshold 0.36, components under 20 pixels removed"),
+        (REFUSED, "Threshold stays at 0.50: no gain is shown"),
+    ],
+)
+def test_the_title_says_the_decision_and_its_numbers(tuning, words):
+    title = score_against_threshold(tuning).axes[0].get_title(loc="left")
+    assert title.splitlines()[0] == words
+    assert all(number in title for number in ("0.7987", "0.7801", "+0.0122", "+0.0250"))
+
+
+@pytest.mark.parametrize("tuning", [TUNED, REFUSED])
+def test_every_text_lies_inside_the_picture(tuning):
+    figure = score_against_threshold(tuning)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    width, height = canvas.get_width_height()
+    (axes,) = figure.axes
+    for artist in (axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, figure.legends[0]):
+        box = artist.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
+def test_it_is_written_whole_as_the_kind_of_picture_its_name_says(tmp_path):
+    save(score_against_threshold(TUNED), tmp_path / "decision.png")
+    with Image.open(tmp_path / "decision.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (960, 648)
+    assert [path.name for path in tmp_path.iterdir()] == ["decision.png"]
