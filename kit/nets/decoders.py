@@ -1,0 +1,58 @@
+"""Decoders: from an encoder's stages to one logit a pixel. A new one is one function and one line in DECODERS."""
+
+import difflib
+from collections.abc import Callable
+
+from fastai.layers import ConvLayer, apply_init
+from fastai.vision.models import unet
+from torch import Tensor, nn
+
+from kit.errors import InputError
+from kit.nets.encoders import Encoder
+
+NECK = 512  # channels
+
+
+class DynamicUnet(unet.DynamicUnet):
+    """fastai's DynamicUnet, without its last layer, which only strips fastai's tensor types and stops torch.export."""
+
+    def __init__(self, encoder: nn.Sequential, image_size: int):
+        super().__init__(encoder, n_out=1, img_size=(image_size, image_size))
+        del self.layers[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        # maps of a training step that stay in the hooks hold memory, and a net that keeps them cannot be copied
+        for hook in self.sfs:
+            hook.stored = None
+        return logits
+
+
+def dynamic(encoder: Encoder, image_size: int) -> nn.Module:
+    """DynamicUnet (fastai) on the stages: pixel shuffle with ICNR, a skip wherever the scale changes, a last cross.
+
+    An encoder that ends wider than 512 channels gets a 1x1 convolution to 512 behind its last stage: the decoder's
+    parameters grow with the square of that width (341 M instead of 113 M for seresnext50_32x4d).
+    """
+    stages = list(encoder)
+    if encoder.channels[-1] > NECK:
+        neck = ConvLayer(encoder.channels[-1], NECK, ks=1)
+        apply_init(neck)
+        stages.append(neck)
+    return DynamicUnet(nn.Sequential(*stages), image_size)
+
+
+DECODERS: dict[str, Callable[[Encoder, int], nn.Module]] = {
+    "dynamic": dynamic,
+}
+
+
+def build(name: str, encoder: Encoder, image_size: int) -> nn.Module:
+    """The decoder `name` around `encoder`, whose modules it takes over: (B, C, S, S) -> logits (B, 1, S, S).
+
+    The new layers are initialised at random, the encoder is left as it is. Raises InputError for an unknown name.
+    """
+    if name not in DECODERS:
+        near = difflib.get_close_matches(name, DECODERS, cutoff=0.5) or sorted(DECODERS)
+        raise InputError(f"no decoder is called {name!r}: use {' or '.join(near)}")
+    return DECODERS[name](encoder, image_size).train()

@@ -1,0 +1,100 @@
+"""A time budget: the first steps are timed, and the epochs of a recipe become what fits."""
+
+import re
+import time
+from dataclasses import replace
+
+import torch
+from fastai.learner import Learner
+
+from kit.errors import InputError
+from kit.nets.tta import TTA
+from kit.recipe import Recipe
+from kit.training.schedules import plan
+
+RESERVE = 0.07  # of the budget: start-up, files, and a machine that is slower later than at first
+WARM_UP, TIMED = 2, 4  # steps
+
+
+def seconds(text: str) -> float:
+    """ "90s", "60m", "1.5h" or plain minutes as seconds. Raises InputError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    if not match or float(match[1]) == 0:
+        raise InputError(f"--time-budget {text!r} is no duration: write for instance 90s, 60m or 1.5h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "": 60}[match[2]]
+
+
+def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
+    """The recipe with its epochs scaled so that training one fold takes `budget` seconds on this machine.
+
+    Raises InputError when not even one step a stage fits.
+    """
+    step, look = _step_seconds(learn), _look_seconds(learn)
+    n_train, n_valid = learn.dls.train.n, learn.dls.valid.n
+    passes = 2 * len(TTA[recipe.tta]) + 2  # after the training: candidates, out-of-fold with TTA
+
+    def cost(epochs: float) -> float:
+        scaled = recipe.scaled(epochs)
+        todo = plan(scaled, n_train)
+        batch_norm = n_train * look if any(stage.average for stage in recipe.stages) else 0.0
+        return sum(epoch.steps for epoch in todo) * step + (len(todo) + passes) * n_valid * look + batch_norm
+
+    low, high = 0.0, 1.0
+    allowed = budget * (1 - RESERVE)
+    while cost(high) < allowed:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) <= allowed else (low, middle)
+    if low == 0.0 or cost(low) > allowed:
+        raise InputError(
+            f"a time budget of {budget:.0f} s is too short: the fewest steps take {cost(1e-9):.0f} s here, give more"
+        )
+    steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), n_train))
+    print(f"time budget: {step:.3f} s a step of {learn.dls.train.bs} tiles, so {steps:,} steps ({low:.2f} epochs)")
+    return replace(recipe.scaled(low), time_budget=f"{budget:g}s a fold")
+
+
+def _step_seconds(learn: Learner) -> float:
+    """Seconds of one training step, measured; the learner's weights are as before."""
+    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
+    loader = learn.dls.train
+    steps = min(WARM_UP + TIMED, loader.steps_per_epoch)
+    loader.window(0, 0, steps)
+    learn.model.train()
+    if learn.opt is None:
+        learn.create_opt()
+    started = time.monotonic()
+    for number, (x, y) in enumerate(loader):
+        if number == WARM_UP:
+            _wait(learn)
+            started = time.monotonic()
+        learn.loss_func(learn.model(x), y).backward()
+        learn.opt.step()
+        learn.opt.zero_grad()
+    _wait(learn)
+    spent = (time.monotonic() - started) / max(1, steps - WARM_UP)
+    learn.model.load_state_dict(before)
+    learn.opt = None
+    loader.part, loader.epoch = None, -1
+    return spent
+
+
+def _look_seconds(learn: Learner) -> float:
+    """Seconds of looking at one tile without training."""
+    batch = learn.dls.train.one_batch()[0]
+    learn.model.eval()
+    with torch.no_grad():
+        learn.model(batch)
+        _wait(learn)
+        started = time.monotonic()
+        learn.model(batch)
+        _wait(learn)
+    learn.dls.train.epoch = -1
+    return (time.monotonic() - started) / len(batch)
+
+
+def _wait(learn: Learner) -> None:
+    """GPU work is queued: a clock means something only when it is done."""
+    if torch.device(learn.dls.device).type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,271 @@
+"""The small fastai callbacks that a training is made of, in the order in which they act."""
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelFitException, CancelStepException
+from fastai.learner import Metric
+from tqdm import tqdm
+
+from kit.data.competition import TGS
+from kit.errors import InputError
+from kit.recipe import Recipe
+from kit.training import checkpoint
+from kit.training.checkpoint import State
+from kit.training.schedules import SCHEDULES, Epoch, plateau
+
+
+class TileScore(Metric):
+    """The competition's score at threshold 0.5 as a fastai metric: mean over tiles, not over batches.
+
+    Counts stay on the device until the value is asked for; the comparison is that of kit.scoring.metric, on integers.
+    """
+
+    name = "score"
+
+    def reset(self) -> None:
+        self.counts: list[torch.Tensor] = []
+
+    def accumulate(self, learn) -> None:
+        pred, true = learn.pred.detach() > 0, learn.yb[0] > 0
+        both, either = (pred & true).sum((1, 2)), (pred | true).sum((1, 2))
+        self.counts.append(torch.stack([both, either], 1))
+
+    @property
+    def value(self) -> float:
+        if not self.counts:
+            return math.nan
+        both, either = torch.cat(self.counts).cpu().T
+        twentieths = torch.tensor([round(20 * threshold) for threshold in TGS.iou_thresholds])
+        hits = (20 * both[:, None] > twentieths * either[:, None]) | (either == 0)[:, None]
+        return hits.double().mean().item()
+
+
+class Conductor(Callback):
+    """Gives each step its tiles, its randomness and its learning rate, all from the step's number alone."""
+
+    order = -10
+
+    def __init__(self, recipe: Recipe, epochs: list[Epoch], state: State, lr_factors: list[float]):
+        self.recipe, self.epochs, self.state, self.lr_factors = recipe, epochs, state, lr_factors
+        self.stage = recipe.stages[epochs[0].stage]
+
+    def before_epoch(self) -> None:
+        self.now = self.epochs[self.learn.epoch]
+        self.multiplier = 1.0
+        if self.stage.schedule == "plateau":
+            scores = [row["score"] for row in self.state.rows if row["stage"] == self.now.stage]
+            self.multiplier, ended = plateau(scores, self.stage.factor, self.stage.patience, self.stage.stop)
+            if ended:
+                raise CancelFitException
+        self.learn.dls.train.bs = min(self.stage.bs, self.learn.dls.train.n)
+        self.learn.dls.train.window(self.now.number, self.state.step, self.now.steps)
+
+    def before_batch(self) -> None:
+        if not self.training:
+            return
+        # seeding by the step is what makes a resumed training equal an uninterrupted one, dropout included
+        seed = np.random.SeedSequence((self.recipe.seed, self.now.number, self.state.step)).generate_state(1)
+        torch.manual_seed(int(seed[0]))
+        done = (self.now.first_step + self.state.step) / self.now.stage_steps
+        rate = SCHEDULES[self.stage.schedule](done)
+        lr = self.stage.lr * rate.lr * self.multiplier
+        self.learn.opt.set_hypers(lr=[lr * factor for factor in self.lr_factors], mom=rate.momentum)
+
+
+class LossScaling(Callback):
+    """float16 needs its loss scaled (GPUs without bfloat16, such as Kaggle's T4); the scale survives a resume."""
+
+    order = 10
+
+    def __init__(self, device: str):
+        self.scaler = torch.amp.GradScaler(device)
+
+    def before_backward(self) -> None:
+        self.learn.loss_grad = self.scaler.scale(self.learn.loss_grad)
+
+    def before_step(self) -> None:
+        self.scaler.step(self.learn.opt.opt)
+        self.scaler.update()
+        raise CancelStepException  # the scaler has taken the step
+
+
+class Averaging(Callback):
+    """Stochastic weight averaging (Izmailov et al., arXiv 1803.05407): the mean of the weights at the ends of epochs.
+
+    State dicts are averaged, not modules: DynamicUnet's hooks hold activations that cannot be copied.
+    """
+
+    order = 60
+
+    def __init__(self, state: State):
+        self.state = state
+
+    def after_epoch(self) -> None:
+        self.state.averaged_count += 1
+        for name, tensor in self.learn.model.state_dict().items():
+            if self.state.averaged_count == 1:
+                self.state.averaged[name] = tensor.detach().clone()
+            elif tensor.is_floating_point():
+                mean = self.state.averaged[name]
+                mean += (tensor - mean) / self.state.averaged_count
+
+
+class Journal(Callback):
+    """Keeps the history, the best weights and the resume file; stops on a bad loss or when asked to."""
+
+    order = 70
+
+    def __init__(
+        self, state: State, folder: Path, stop: "StopRequest", conductor: Conductor, scaling: LossScaling | None
+    ):
+        self.state, self.folder, self.stop, self.conductor, self.scaling = state, folder, stop, conductor, scaling
+
+    def before_epoch(self) -> None:
+        self.started = time.monotonic()
+        self.loss_sum = torch.tensor(self.state.loss_sum, device=self.learn.dls.device)
+
+    def after_batch(self) -> None:
+        if self.training:
+            self.loss_sum += self.learn.loss.detach()
+            self.state.step += 1
+            # asking a GPU for the loss makes it wait, so it is asked seldom
+            if self.loss_sum.device.type == "cpu" or self.state.step % 50 == 0:
+                self._check_loss()
+        if self.stop.asked:
+            self._check_loss()
+            self._spend_time()
+            self.save()
+            raise CancelFitException
+
+    def after_epoch(self) -> None:
+        self._check_loss()
+        self._spend_time()
+        state, now = self.state, self.conductor.now
+        _, valid_loss, score = self.learn.final_record[:3]
+        better = score > state.best
+        state.rows.append(
+            {
+                "epoch": now.number,
+                "stage": now.stage,
+                "loss": self.conductor.stage.loss,
+                "lr": self.learn.opt.hypers[-1]["lr"],
+                "tiles": now.steps * self.learn.dls.train.bs,
+                "train_loss": state.loss_sum / now.steps,
+                "valid_loss": math.nan if valid_loss is None else float(valid_loss),
+                "score": float(score),
+                "seconds": round(state.seconds, 1),
+            }
+        )
+        state.epoch, state.step, state.loss_sum = now.number + 1, 0, 0.0
+        if better:
+            checkpoint.save_weights(self.folder / "best.safetensors", self.learn.model.state_dict())
+        checkpoint.save_history(self.folder / "history.csv", state.rows)
+        self.save()
+
+    def save(self) -> None:
+        """Write resume.pt: the training can be killed at any moment after this."""
+        scaler = self.scaling.scaler.state_dict() if self.scaling else None
+        optimiser = self.learn.opt.opt.state_dict()
+        checkpoint.save_resume(self.folder / "resume.pt", self.state, self.learn.model, optimiser, scaler)
+
+    def _spend_time(self) -> None:
+        now = time.monotonic()
+        self.state.seconds += now - self.started
+        self.started = now
+
+    def _check_loss(self) -> None:
+        self.state.loss_sum = self.loss_sum.item()
+        if not math.isfinite(self.state.loss_sum):
+            raise InputError(
+                f"the loss is no longer a number (epoch {self.conductor.now.number}, step {self.state.step}, "
+                f"loss {self.conductor.stage.loss}, lr {self.learn.opt.hypers[-1]['lr']:.2g}): train again with "
+                f"a lower --lr or --set precision=float32; {self.folder} keeps the last good state"
+            )
+
+
+class StopRequest:
+    """Whether Ctrl-C or SIGTERM has asked the training to save and stop; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int = 0
+
+    @property
+    def asked(self) -> bool:
+        return self.signal != 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.signal = number
+        print("\nsaving after this batch (again: stop at once)", file=sys.stderr)
+
+
+class Progress(Callback):
+    """A bar with the time left on a terminal; elsewhere a line per epoch. Both print the epoch's line."""
+
+    order = 80
+
+    def __init__(self, state: State, epochs: list[Epoch], recipe: Recipe):
+        self.state, self.recipe = state, recipe
+        self.total_epochs = epochs[-1].number + 1
+        self.total = sum(epoch.steps for epoch in epochs)
+        self.done = sum(epoch.steps for epoch in epochs if epoch.number < state.epoch) + state.step
+        self.bar = tqdm(total=self.total, initial=self.done, unit="step", file=sys.stderr, disable=None, leave=False)
+
+    def after_batch(self) -> None:
+        if self.training:
+            self.bar.update()
+
+    def after_epoch(self) -> None:
+        row = self.state.rows[-1]
+        best = self.state.best
+        parts = [
+            f"epoch {row['epoch'] + 1:>3}/{self.total_epochs}",
+            f"stage {row['stage'] + 1}/{len(self.recipe.stages)} {row['loss']}",
+            f"lr {row['lr']:.1e}",
+            f"train {row['train_loss']:.4f}",
+        ]
+        if math.isfinite(best):
+            parts += [f"valid {row['valid_loss']:.4f}", f"score {row['score']:.4f}", f"best {best:.4f}"]
+        tqdm.write("  ".join([*parts, f"{row['seconds']:.0f} s"]), file=sys.stdout)
+        sys.stdout.flush()
+
+
+class TensorBoard(Callback):
+    """The history as TensorBoard scalars in the fold's folder (extra: pip install salt-kit[tensorboard])."""
+
+    order = 90
+
+    def __init__(self, state: State, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("--tensorboard needs its package: pip install tensorboard") from None
+        self.state, self.writer = state, SummaryWriter(str(folder / "tensorboard"))
+
+    def after_epoch(self) -> None:
+        row = self.state.rows[-1]
+        for key in ("lr", "train_loss", "valid_loss", "score"):
+            self.writer.add_scalar(key, row[key], row["epoch"])
+        self.writer.flush()

@@ -1,0 +1,148 @@
+"""What scripts/train.py does: flags become a recipe, a recipe becomes a run, a run is trained or resumed."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from kit import cli, runs
+from kit import recipe as recipes
+from kit.data import tiles as tile_files
+from kit.errors import InputError
+from kit.nets.tta import check_tta
+from kit.recipe import Recipe
+from kit.runs import Run
+from kit.training import budget
+from kit.training.fold import train_folds
+from kit.training.learner import make_folds, make_learner, scratch
+
+SAVED_AND_STOPPED = 130
+RECIPE_FLAGS = (
+    "arch",
+    "recipe",
+    "epochs",
+    "lr",
+    "bs",
+    "limit",
+    "seed",
+    "no_pretrained",
+    "weights",
+    "time_budget",
+    "set",
+)
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe that the flags of scripts/train.py describe. Raises InputError for bad keys and values."""
+    recipe = recipes.load(args.recipe or "baseline", args.set)
+    if args.arch:
+        recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
+    if args.no_pretrained:
+        recipe = scratch(recipe)
+    if args.weights:
+        recipe = replace(recipe, net=replace(recipe.net, weights=str(Path(args.weights).resolve())))
+    for flag in ("epochs", "lr", "bs", "limit"):
+        value = getattr(args, flag)
+        if value is not None and not value > 0:
+            raise InputError(f"--{flag} must be above 0, not {value}")
+    if args.epochs is not None:
+        recipe = recipe.scaled(args.epochs)
+    if args.lr is not None:
+        recipe = recipe.with_lr(args.lr)
+    if args.bs is not None:
+        recipe = recipe.with_bs(args.bs)
+    if args.limit is not None:
+        recipe = replace(recipe, limit=args.limit)
+    if args.seed is not None:
+        recipe = replace(recipe, seed=args.seed)
+    check_tta(recipe.tta)
+    return recipe
+
+
+def folds_of(text: str, n_folds: int) -> list[int | None]:
+    """ "0", "0,2", "all" or "none" as fold numbers. Raises InputError."""
+    if text in ("all", "none"):
+        return [None] if text == "none" else list(range(n_folds))
+    try:
+        chosen = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--fold {text!r} is not understood: give 0, or 0,2, or all, or none") from None
+    if len(set(chosen)) < len(chosen) or not all(0 <= fold < n_folds for fold in chosen):
+        raise InputError(f"--fold {text!r} must name different folds of 0 to {n_folds - 1}")
+    return list(chosen)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Start a run or go on with one, and print what was written."""
+    if args.resume:
+        _resume(args)
+    else:
+        _start(args)
+
+
+def _start(args: argparse.Namespace) -> None:
+    recipe = recipe_of(args)
+    which = folds_of(args.fold or "0", recipe.data.folds)
+    seconds = budget.seconds(args.time_budget) / len(which) if args.time_budget else None
+    data = cli.data_dir(args.data)
+    tiles = tile_files.load(data)
+    table = make_folds(recipe, tiles, _placement(data, recipe))
+    run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder))
+    learner = make_learner(
+        recipe, tiles, which[0], table
+    )  # everything that can be refused is refused before a file is made
+    if seconds:
+        recipe = budget.fit_to(recipe, learner, seconds)
+    with run.lock():
+        request = {"data": str(data.resolve()), "fingerprint": tiles.fingerprint, "folds": which}
+        runs.write_text(run / "command.txt", runs.command_line() + "\n")
+        runs.write_json(run / "environment.json", request | runs.environment())
+        runs.write_text(run / "folds.csv", table.to_csv(index=False))
+        runs.write_text(run / "recipe.toml", recipes.dumps(recipe))
+        _finish(run, train_folds(run, recipe, tiles, table, which, args.tensorboard, learner))
+
+
+def _resume(args: argparse.Namespace) -> None:
+    run = runs.find_run(args.run or "latest")
+    given = [flag for flag in RECIPE_FLAGS if getattr(args, flag)]
+    if given:
+        raise InputError(f"--resume goes on with the recipe of {run.path}: leave out --{given[0].replace('_', '-')}")
+    recipe = recipes.load(str(run / "recipe.toml"))
+    request = runs.read_json(run / "environment.json")
+    data = Path(request["data"]) if args.data is None else cli.data_dir(args.data)
+    tiles = tile_files.load(data)
+    if tiles.fingerprint != request["fingerprint"]:
+        raise InputError(
+            f"{data} is not the data that {run.path} was trained on: give that with --data, or start a new run"
+        )
+    table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
+    which = folds_of(args.fold, recipe.data.folds) if args.fold else request["folds"]
+    with run.lock():
+        _finish(run, train_folds(run, recipe, tiles, table, which, args.tensorboard))
+
+
+def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
+    """The placement of the tiles in mosaics, where the recipe's folds need it."""
+    path = data / ".kit" / "mosaic.csv"
+    if recipe.data.folds_by != "mosaic":
+        return None
+    if not path.exists():
+        raise InputError(f"folds by mosaic need {path} (columns id, mosaic, row, col): put the placement table there")
+    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+
+
+def _finish(run: Run, done: bool) -> None:
+    if not done:
+        print(f"stopped and saved; go on with: python scripts/train.py --run {run.name} --resume")
+        sys.exit(SAVED_AND_STOPPED)
+    scores = runs.read_json(run / "scores.json")
+    if "mean" in scores:
+        count = sum("score" in fold for fold in scores["folds"].values())
+        print(
+            f"out-of-fold score {scores['mean']:.4f}"
+            + (f" +- {scores['std']:.4f} over {count} folds" if count > 1 else "")
+        )
+    print(f"written: {run.path}")
+    print(f"next: python scripts/predict.py {run.name}")

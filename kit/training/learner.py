@@ -1,0 +1,196 @@
+"""A recipe becomes a fastai Learner, and a Learner is trained through the recipe's stages."""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import fastai.callback.progress
+import fastai.callback.schedule
+import fastai.vision.data  # noqa: F401  these three patch lr_find, fit_one_cycle, no_bar, show_results into Learner
+import numpy as np
+import pandas as pd
+import torch
+from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
+
+from kit.data import folds as folding
+from kit.data.tiles import Tiles
+from kit.errors import InputError
+from kit.nets import losses, model
+from kit.recipe import Recipe, Stage
+from kit.training import checkpoint
+from kit.training.callbacks import (
+    Averaging,
+    Conductor,
+    Journal,
+    LossScaling,
+    Progress,
+    StopRequest,
+    TensorBoard,
+    TileScore,
+)
+from kit.training.checkpoint import State
+from kit.training.loaders import make_loaders
+from kit.training.schedules import plan
+
+OPTIMISERS = {
+    "adamw": partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True)),
+    "adam": partial(OptimWrapper, opt=partial(torch.optim.Adam, fused=True)),
+    "sgd": partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=0.9)),
+}
+
+
+def device() -> str:
+    """The device that trainings and predictions use."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_folds(recipe: Recipe, tiles: Tiles, placement: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The recipe's folds as a DataFrame(id, fold); with `limit` only so many random tiles."""
+    table = folding.make(tiles, recipe.data.folds, recipe.data.folds_by, recipe.seed, placement)
+    if recipe.limit:
+        if recipe.limit < 2 * recipe.data.folds:
+            raise InputError(
+                f"limit {recipe.limit} is too small for {recipe.data.folds} folds: give at least two a fold"
+            )
+        table = table.sample(min(recipe.limit, len(table)), random_state=recipe.seed).sort_index()
+    return table.reset_index(drop=True)
+
+
+def make_net(recipe: Recipe) -> model.TileNet:
+    """The recipe's net on the device. Its random weights follow from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    net = model.build(
+        encoder=recipe.net.encoder,
+        decoder=recipe.net.decoder,
+        stem=recipe.net.stem,
+        size=recipe.data.size,
+        fit=recipe.data.fit,
+        channels=recipe.data.channels,
+        pretrained=recipe.net.pretrained,
+        weights=recipe.net.weights or None,
+        precision=recipe.precision,
+    )
+    return net.to(device())
+
+
+def make_learner(
+    recipe: Recipe,
+    tiles: Tiles,
+    fold: int | None,
+    folds: pd.DataFrame | None = None,
+    num_workers: int | None = None,
+) -> Learner:
+    """A fastai Learner for one fold of a recipe; fold None trains on every tile and validates on none.
+
+    lr_find, fit_one_cycle, show_results and any fastai callback work on it; `fit` below trains it as the recipe says.
+    Raises InputError for unknown names in the recipe and for a fold that is not there.
+    """
+    table = make_folds(recipe, tiles) if folds is None else folds
+    if fold is not None and not (table["fold"] == fold).any():
+        raise InputError(f"there is no fold {fold}: choose one of 0 to {int(table['fold'].max())}")
+    rows = pd.Index(tiles.train_ids).get_indexer(table["id"])
+    if (rows < 0).any():
+        raise InputError(
+            f"id {table['id'][int(np.argmin(rows))]} of the folds is not among the training tiles of the data"
+        )
+    for stage in recipe.stages:
+        _check(stage)
+    first = recipe.stages[0]
+    loaders = make_loaders(
+        np.asarray(tiles.train_images[rows]),
+        np.asarray(tiles.masks[rows]),
+        (table["fold"] == fold).to_numpy() if fold is not None else np.zeros(len(table), bool),
+        augment=recipe.data.augment,
+        seed=recipe.seed,
+        bs=first.bs,
+        device=device(),
+        num_workers=num_workers,
+    )
+    net = make_net(recipe)
+    return Learner(
+        loaders,
+        net,
+        loss_func=losses.mix(first.loss),
+        opt_func=_optimiser(first),
+        splitter=lambda net: net.parameter_groups(),
+        lr=first.lr,
+        metrics=TileScore(),
+    )
+
+
+def _check(stage: Stage) -> None:
+    losses.mix(stage.loss)
+    if stage.optimiser not in OPTIMISERS:
+        raise InputError(f"unknown optimiser {stage.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
+
+
+def _optimiser(stage: Stage) -> partial:
+    return partial(OPTIMISERS[stage.optimiser], weight_decay=stage.weight_decay)
+
+
+def is_pretrained(recipe: Recipe) -> bool:
+    """Whether the encoder starts from knowledge: only then is it frozen at first and trained more slowly."""
+    return recipe.net.pretrained or bool(recipe.net.weights)
+
+
+def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
+    """Factors on the learning rate for (first half of the encoder, second half, decoder)."""
+    return [stage.encoder_lr, stage.encoder_lr**0.5, 1.0] if is_pretrained(recipe) else [1.0, 1.0, 1.0]
+
+
+def _begin_stage(learn: Learner, recipe: Recipe, stage: Stage, state: State, saved: dict | None) -> None:
+    """Set the stage's loss and, where it needs another one, its optimiser; give back the optimiser's saved state."""
+    learn.loss_func = losses.mix(stage.loss)
+    frozen = stage.freeze and is_pretrained(recipe)
+    wanted = f"{stage.optimiser} {stage.weight_decay} {'frozen' if frozen else 'all'}"
+    if learn.opt is None or state.optimiser != wanted:
+        learn.opt_func = _optimiser(stage)
+        learn.create_opt()
+        learn.opt.freeze_to(-1 if frozen else 0)
+    if saved and state.optimiser == wanted:
+        learn.opt.opt.load_state_dict(saved)
+    state.optimiser = wanted
+
+
+def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard: bool = False) -> State | None:
+    """Train through all stages, keeping best.safetensors, history.csv and resume.pt in `folder`.
+
+    Returns the final state, or None when Ctrl-C or SIGTERM stopped it (resume.pt is saved then).
+    Raises InputError when the loss stops being a number.
+    """
+    state, saved = State(), None
+    scaling = LossScaling(device()) if learn.model.precision is torch.float16 else None
+    if resume and (folder / "resume.pt").exists():
+        state, saved = checkpoint.load_resume(folder / "resume.pt", device())
+        learn.model.load_state_dict(saved["net"])
+        if scaling and saved["scaler"]:
+            scaling.scaler.load_state_dict(saved["scaler"])
+    epochs = plan(recipe, learn.dls.train.n)
+    stop = StopRequest()
+    shared = [scaling, Progress(state, epochs, recipe), TensorBoard(state, folder) if tensorboard else None]
+    with stop.listening(), learn.no_bar(), learn.no_logging():
+        for number, stage in enumerate(recipe.stages):
+            ahead = [epoch for epoch in epochs if epoch.stage == number and epoch.number >= state.epoch]
+            if not ahead:
+                continue
+            _begin_stage(learn, recipe, stage, state, saved and saved["optimiser_state"])
+            saved = None
+            conductor = Conductor(recipe, ahead, state, lr_factors(recipe, stage))
+            journal = Journal(state, folder, stop, conductor, scaling)
+            averaging = Averaging(state) if stage.average else None
+            callbacks = [callback for callback in (conductor, averaging, journal, *shared) if callback]
+            learn.fit(len(ahead), cbs=callbacks)
+            if stop.asked:
+                return None
+            state.epoch, state.step = ahead[-1].number + 1, 0
+    return state
+
+
+def scratch(recipe: Recipe) -> Recipe:
+    """The recipe without pretrained weights."""
+    return replace(recipe, net=replace(recipe.net, pretrained=False, weights=""))
+
+
+logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights are ours to give

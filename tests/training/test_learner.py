@@ -1,0 +1,223 @@
+"""make_learner gives a real fastai Learner; fit trains it as the recipe says."""
+
+import math
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import timm
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback
+from safetensors.torch import load_file, save_file
+
+from kit.errors import InputError
+from kit.runs import Run, read_json
+from kit.scoring.metric import average_precision
+from kit.training import budget, learner
+from kit.training.checkpoint import load_weights
+from kit.training.fold import load_net, train_folds
+from kit.training.schedules import plan
+from tests.small import easy_tiles, tiny_recipe
+
+pytestmark = pytest.mark.slow
+mpl.use("agg")
+
+TILES = easy_tiles(32, 4)
+
+
+def train(path, recipe, folds=(0,), callback=None):
+    run = Run(path)
+    run.path.mkdir(exist_ok=True)
+    table = learner.make_folds(recipe, TILES)
+    learn = learner.make_learner(recipe, TILES, folds[0], table)
+    if callback:
+        learn.add_cb(callback)
+    assert train_folds(run, recipe, TILES, table, folds, learner=learn)
+    return run
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fastais_own_methods_work_on_it(tmp_path):
+    learn = learner.make_learner(tiny_recipe(), TILES, 0)
+    learn.path = tmp_path
+    assert 1e-7 < learn.lr_find(num_it=12, show_plot=False).valley < 10
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(2, 1e-3, cbs=SaveModelCallback(monitor="score"))
+    prob, masks = learn.get_preds(ds_idx=1)
+    assert prob.shape == masks.shape == (8, 101, 101)
+    assert 0 <= prob.min() < prob.max() <= 1
+    learn.show_results(max_n=2)
+    learn.dls.show_batch(max_n=2)
+    score = learn.validate()[-1]
+    expected = average_precision((prob > 0.5).numpy(), (masks > 0).numpy()).mean()
+    assert score == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_run_has_what_the_next_steps_need(tmp_path):
+    recipe = tiny_recipe()
+    run = train(tmp_path / "run", recipe, folds=(0, 2))
+    table = learner.make_folds(recipe, TILES)
+    scores = read_json(run / "scores.json")
+    oof = np.load(run / "oof.npy")
+    ids = (run / "oof_ids.csv").read_text().split()[1:]
+    assert ids == [*table["id"][table["fold"] == 0], *table["id"][table["fold"] == 2]]
+    rows = [list(TILES.train_ids).index(name) for name in ids]
+    each = average_precision(oof > 0.5, TILES.masks[rows])
+    values = [scores["folds"]["0"]["score"], scores["folds"]["2"]["score"]]
+    assert values == pytest.approx([each[:8].mean(), each[8:].mean()], abs=1e-5)
+    assert scores["mean"] == pytest.approx(np.mean(values), abs=1e-5)
+    assert scores["std"] == pytest.approx(np.std(values), abs=1e-5)
+    kinds = scores["folds"]["0"]["kinds"].values()
+    assert sum(kind["tiles"] * kind["score"] for kind in kinds) / 8 == pytest.approx(values[0], abs=1e-4)
+    used = scores["folds"]["0"]["weights"]
+    assert scores["folds"]["0"]["candidates"][used] == max(scores["folds"]["0"]["candidates"].values())
+    assert not list(run.path.rglob("resume.pt"))
+    assert not list(run.path.rglob("*.tmp*"))
+    assert oof.dtype == np.float16
+
+
+def test_trained_on_every_tile_there_is_nothing_to_validate(tmp_path):
+    run = train(tmp_path / "run", tiny_recipe(), folds=(None,))
+    scores = read_json(run / "scores.json")
+    assert "mean" not in scores
+    assert scores["folds"]["none"]["weights"] == "averaged"
+    assert run.finished_folds() == [None]
+    assert not (run / "oof.npy").exists()
+    load_net(run, tiny_recipe(), None)
+
+
+def test_the_averaged_weights_are_the_mean_over_the_ends_of_the_epochs(tmp_path):
+    class Collect(Callback):
+        order = 65
+
+        def __init__(self):
+            self.seen = []
+
+        def after_epoch(self) -> None:
+            weight = next(self.learn.model.parameters())
+            self.seen.append(weight.detach().clone())
+
+    collect = Collect()
+    run = train(tmp_path / "run", tiny_recipe(), callback=collect)
+    net = load_net(run, tiny_recipe(), 0)
+    load_weights(run.fold(0) / "averaged.safetensors", net)
+    expected = torch.stack(collect.seen[-2:]).mean(0)  # the last stage has two epochs
+    torch.testing.assert_close(next(net.parameters()).detach(), expected)
+
+
+def test_batch_norm_is_recomputed_for_the_averaged_weights(tmp_path):
+    run = train(tmp_path / "run", tiny_recipe())
+    averaged, last = (load_file(run.fold(0) / f"{name}.safetensors") for name in ("averaged", "last"))
+    counter = next(key for key in averaged if key.endswith("num_batches_tracked"))
+    assert averaged[counter] == 24 // 6  # one pass over the training tiles, and only that
+    assert last[counter] > averaged[counter]
+
+
+class Rates(Callback):
+    """The learning rates and what was trained at each step."""
+
+    order = 100
+
+    def __init__(self):
+        self.rates, self.frozen = [], []
+
+    def after_step(self) -> None:
+        self.rates.append([hyper["lr"] for hyper in self.learn.opt.hypers])
+        self.frozen.append(not self.learn.model.parameter_groups()[0][0].requires_grad)
+
+
+def with_encoder_file(tmp_path):
+    net = timm.create_model("test_resnet.r160_in1k", pretrained=False)
+    save_file(net.state_dict(), tmp_path / "encoder.safetensors")
+    return f"net.weights={tmp_path / 'encoder.safetensors'}"
+
+
+def test_with_pretrained_weights_the_encoder_is_frozen_first_and_slower_after(tmp_path):
+    recipe = tiny_recipe(with_encoder_file(tmp_path), "stages.0.freeze=true")
+    rates = Rates()
+    train(tmp_path / "run", recipe, callback=rates)
+    assert rates.frozen == [True] * 6 + [False] * 12
+    for early, late, decoder in rates.rates:
+        assert early == pytest.approx(0.1 * decoder)
+        assert late == pytest.approx(math.sqrt(0.1) * decoder)
+
+
+def test_from_scratch_neither(tmp_path):
+    rates = Rates()
+    train(tmp_path / "run", tiny_recipe("stages.0.freeze=true"), callback=rates)
+    assert not any(rates.frozen)
+    assert all(early == late == decoder for early, late, decoder in rates.rates)
+
+
+def test_a_plateau_stage_lowers_its_rate_and_ends_early(tmp_path):
+    class NeverBetter(Callback):
+        """Validation sees nothing but an untrained net: every epoch scores the same."""
+
+        order = 55
+
+        def after_epoch(self) -> None:
+            self.learn.final_record[2] = 0.5
+
+    recipe = tiny_recipe("stages.1.epochs=30", "stages.1.patience=1", "stages.1.stop=6", "stages.1.factor=0.1")
+    rates = Rates()
+    recipe = replace(recipe, stages=recipe.stages[1:2])
+    learn = learner.make_learner(recipe, TILES, 0)
+    learn.add_cbs([NeverBetter(), rates])
+    state = learner.fit(learn, recipe, tmp_path, resume=False)
+    assert len(state.rows) == 7
+    lr = recipe.stages[0].lr
+    assert [rate[-1] / lr for rate in rates.rates[::4]] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_timing_the_first_steps_leaves_the_weights_alone():
+    learn = learner.make_learner(tiny_recipe(), TILES, 0)
+    before = {key: tensor.clone() for key, tensor in learn.model.state_dict().items()}
+    assert budget.fit_to(tiny_recipe(), learn, 60).epochs > 0
+    after = learn.model.state_dict()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize("allowed", [30, 100, 1000])
+def test_a_time_budget_is_spent_and_not_passed(monkeypatch, allowed):
+    """At 0.5 s a step and 0.1 s a look at a tile, counted by hand; the shares of the stages stay."""
+    monkeypatch.setattr(budget, "_step_seconds", lambda learn: 0.5)
+    monkeypatch.setattr(budget, "_look_seconds", lambda learn: 0.1)
+    recipe, learn = tiny_recipe(), learner.make_learner(tiny_recipe(), TILES, 0)
+    fitted = budget.fit_to(recipe, learn, allowed)
+    epochs = plan(fitted, 24)
+    after = 0.1 * (8 * 6 + 24)  # candidates and out-of-fold with two views, and batch-norm over the training tiles
+    spent = 0.5 * sum(epoch.steps for epoch in epochs) + 0.1 * 8 * len(epochs) + after
+    assert 0.8 * allowed < spent <= (1 - budget.RESERVE) * allowed
+    shares = [stage.epochs / fitted.epochs for stage in fitted.stages]
+    assert shares == pytest.approx([stage.epochs / recipe.epochs for stage in recipe.stages])
+    with pytest.raises(InputError, match="too short"):
+        budget.fit_to(recipe, learn, 5)
+
+
+def test_durations():
+    assert [budget.seconds(text) for text in ("90s", "60m", "1.5h", "2")] == [90, 3600, 5400, 120]
+    for text in ("", "0m", "-3m", "1d", "ten"):
+        with pytest.raises(InputError, match="no duration"):
+            budget.seconds(text)
+
+
+def test_mistakes_are_refused_before_anything_is_trained():
+    for settings, words in [
+        (["stages.0.loss=lovas"], "lovasz"),
+        (["stages.2.optimiser=adamx"], "optimiser"),
+        (["data.augment=defalt"], "default"),
+        (["data.folds_by=cover"], "coverage"),
+        (["limit=3"], "limit 3 is too small"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            learner.make_learner(tiny_recipe(*settings), TILES, 0)
+    with pytest.raises(InputError, match="no fold 7"):
+        learner.make_learner(tiny_recipe(), TILES, 7)
+
+
+def test_limit_keeps_so_many_tiles_of_all_folds():
+    table = learner.make_folds(tiny_recipe("limit=16"), TILES)
+    assert len(table) == 16
+    assert set(table["fold"]) == {0, 1, 2, 3}

@@ -1,0 +1,157 @@
+"""A training that was cut ends bit for bit where an uninterrupted one ends, wherever the cut was."""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from safetensors.torch import load_file
+
+from kit.errors import InputError
+from kit.runs import Run, read_json
+from kit.training import checkpoint, fold, learner
+from kit.training.fold import train_folds
+from kit.training.schedules import plan
+from tests.small import easy_tiles, tiny_recipe
+
+pytestmark = pytest.mark.slow
+
+TILES = easy_tiles(32, 4)
+
+
+class Killed(BaseException):
+    """Nothing in the kit may catch this: as sudden as SIGKILL."""
+
+
+class KillAt(Callback):
+    """End the process, so to speak, before or after a given training step of the whole fold."""
+
+    order = 100
+
+    def __init__(self, step: int, event: str):
+        self.left, self.event = step, event
+
+    def _die_at(self, event: str) -> None:
+        if self.training and event == self.event:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+    def before_batch(self) -> None:
+        self._die_at("before_batch")
+
+    def after_step(self) -> None:
+        self._die_at("after_step")
+
+
+def train(path, recipe, callback=None) -> Run:
+    run = Run(path)
+    run.path.mkdir(exist_ok=True)
+    folds = learner.make_folds(recipe, TILES)
+    learn = learner.make_learner(recipe, TILES, 0, folds)
+    if callback:
+        learn.add_cb(callback)
+    train_folds(run, recipe, TILES, folds, [0], learner=learn)
+    return run
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": tensor
+        for name in ("best", "last", "averaged")
+        for key, tensor in load_file(run.fold(0) / f"{name}.safetensors").items()
+    }
+
+
+def assert_equal(run: Run, reference: Run) -> None:
+    own, others = weights(run), weights(reference)
+    assert own.keys() == others.keys()
+    assert [key for key in own if not torch.equal(own[key], others[key])] == []
+    np.testing.assert_array_equal(np.load(run / "oof.npy"), np.load(reference / "oof.npy"))
+    entries = [read_json(each / "scores.json")["folds"]["0"] for each in (run, reference)]
+    for entry in entries:
+        del entry["seconds"], entry["tiles_per_second"]
+    assert entries[0] == entries[1]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("reference") / "run", tiny_recipe())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(reference, tmp_path):
+    assert_equal(train(tmp_path / "again", tiny_recipe()), reference)
+    other = train(tmp_path / "other", tiny_recipe("seed=1"))
+    assert not all(torch.equal(own, weights(reference)[key]) for key, own in weights(other).items())
+
+
+# 24 training tiles: stages of 6 (bs 5, 4 an epoch), 4 and 8 steps (bs 6)
+@pytest.mark.parametrize(
+    ("step", "event"),
+    [(0, "before_batch"), (5, "after_step"), (7, "after_step"), (11, "before_batch"), (16, "after_step")],
+)
+def test_killed_anywhere_it_ends_where_it_would_have(reference, tmp_path, step, event):
+    with pytest.raises(Killed):
+        train(tmp_path / "run", tiny_recipe(), KillAt(step, event))
+    assert_equal(train(tmp_path / "run", tiny_recipe()), reference)
+
+
+@pytest.mark.parametrize("step", [1, 6, 16])
+def test_asked_to_stop_it_saves_in_mid_epoch_and_goes_on(reference, tmp_path, step):
+    class AskAt(Callback):
+        order = 60
+        seen = 0
+
+        def after_batch(self) -> None:
+            AskAt.seen += self.training
+            if self.training and AskAt.seen == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = train(tmp_path / "run", tiny_recipe(), AskAt())
+    assert not (run / "scores.json").exists()
+    state, _ = checkpoint.load_resume(run.fold(0) / "resume.pt", "cpu")
+    before = [epoch for epoch in plan(tiny_recipe(), 24) if epoch.number < state.epoch]
+    assert sum(epoch.steps for epoch in before) + state.step == step
+    assert_equal(train(run.path, tiny_recipe()), reference)
+
+
+def test_killed_while_finishing_it_finishes(reference, tmp_path, monkeypatch):
+    def killed(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fold, "_record", killed)
+        with pytest.raises(Killed):
+            train(tmp_path / "run", tiny_recipe())
+    run = train(tmp_path / "run", tiny_recipe())
+    assert_equal(run, reference)
+    assert not (run.fold(0) / "resume.pt").exists()
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path):
+    class Poison(Callback):
+        seen = 0
+
+        def before_batch(self) -> None:
+            Poison.seen += self.training
+            if Poison.seen == 9:
+                with torch.no_grad():
+                    next(self.learn.model.parameters()).fill_(torch.nan)
+
+    with pytest.raises(InputError, match=r"no longer a number.*last good state"):
+        train(tmp_path / "run", tiny_recipe(), Poison())
+    state, saved = checkpoint.load_resume(tmp_path / "run" / "fold_0" / "resume.pt", "cpu")
+    assert state.rows
+    assert all(torch.isfinite(tensor).all() for tensor in saved["net"].values())
+
+
+def test_a_damaged_resume_file_is_one_line(tmp_path, reference):
+    folder = tmp_path / "run" / "fold_0"
+    shutil.copytree(reference.path, tmp_path / "run")
+    for content in (b"", b"not a checkpoint", b"PK\x03\x04 cut"):
+        (folder / "resume.pt").write_bytes(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            checkpoint.load_resume(folder / "resume.pt", "cpu")
