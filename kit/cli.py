@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's main and exit: 0 done, 2 with one line when the user's input is wrong, 130 on Ctrl-C."""
+    # what libraries tell their developers is not for a competitor's screen
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         main()
         sys.stdout.flush()

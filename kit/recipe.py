@@ -99,6 +99,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
+def listing() -> str:
+    """One line for each packaged recipe: its name and source."""
+    return "\n".join(f"{name:<24} {load(name).source}" for name in names())
+
+
 def load(name: str = "baseline", settings: Iterable[str] = ()) -> Recipe:
     """A packaged recipe, or a TOML file, with its parents and `KEY=VALUE` settings applied.
 

@@ -15,7 +15,7 @@ def test_packaged_recipes_survive_the_way_to_toml_and_back(name, tmp_path):
 
 
 def test_strings_that_need_quoting_survive(tmp_path):
-    loaded = recipe.load("baseline", ["source=a \"quoted\" \\ slash and ü"])
+    loaded = recipe.load("baseline", ['source=a "quoted" \\ slash and ü'])
     (tmp_path / "copy.toml").write_text(recipe.dumps(loaded))
     assert recipe.load(str(tmp_path / "copy.toml")).source == 'a "quoted" \\ slash and ü'
 
@@ -31,7 +31,12 @@ def test_a_child_changes_only_what_it_says(tmp_path, monkeypatch):
 
 def test_settings_override_one_key_each():
     loaded = recipe.load("baseline", ["net.stem=no-pool", "stages.1.lr=1", "data.size=160", "net.pretrained=false"])
-    assert (loaded.net.stem, loaded.stages[1].lr, loaded.data.size, loaded.net.pretrained) == ("no-pool", 1.0, 160, False)
+    assert (loaded.net.stem, loaded.stages[1].lr, loaded.data.size, loaded.net.pretrained) == (
+        "no-pool",
+        1.0,
+        160,
+        False,
+    )
     assert loaded.stages[0] == recipe.load("baseline").stages[0]
 
 

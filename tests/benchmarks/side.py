@@ -1,0 +1,41 @@
+"""Two ways of one job in turn, so that a change of the machine's speed meets both; medians of the rounds."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; a rate is higher-is-better, seconds are lower-is-better."""
+
+    what: str
+    ours: str
+    peer: str = "-"
+    ratio: str = "-"
+    rounds: int = 1
+
+    def __str__(self) -> str:
+        return f"| {self.what} | {self.ours} | {self.peer} | {self.ratio} | {self.rounds} |"
+
+
+def seconds(job: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    job()
+    return time.perf_counter() - started
+
+
+def median_seconds(job: Callable[[], object], rounds: int = 5) -> float:
+    """After one round to warm up."""
+    job()
+    return statistics.median(seconds(job) for _ in range(rounds))
+
+
+def in_turn(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 5) -> tuple[float, float, str]:
+    """Median seconds of both, and the ratio peer/ours as its median and range over the rounds."""
+    ours(), peer()
+    pairs = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
+    ratios = sorted(theirs / own for own, theirs in pairs)
+    own, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return own, theirs, f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
