@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -73,3 +74,11 @@ def data_dir(given: str | None) -> Path:
 def data_of_run(run: Run, given: str | None) -> Path:
     """The data folder given on the command line, else the one that the run was trained on."""
     return data_dir(given) if given else Path(read_json(run / "environment.json")["data"])
+
+
+def seconds(flag: str, text: str) -> float:
+    """ "90s", "60m", "1.5h" or plain minutes as seconds. Raises InputError naming the flag."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    if not match or float(match[1]) == 0:
+        raise InputError(f"{flag} {text!r} is no duration: write for instance 90s, 60m or 1.5h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "": 60}[match[2]]

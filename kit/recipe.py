@@ -78,6 +78,10 @@ class Recipe:
     def epochs(self) -> float:
         return sum(stage.epochs for stage in self.stages)
 
+    def from_scratch(self) -> "Recipe":
+        """The same recipe without pretrained weights."""
+        return replace(self, net=replace(self.net, pretrained=False, weights=""))
+
     def scaled(self, epochs: float) -> "Recipe":
         """The same recipe trained for `epochs` in all, each stage keeping its share."""
         if epochs <= 0:

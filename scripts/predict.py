@@ -18,9 +18,11 @@ def main() -> None:
 
     from kit import recipe, runs
     from kit.data import tiles
-    from kit.inference.predict import predict
 
     run = runs.find_run(args.run)
+
+    from kit.inference.predict import predict
+
     with run.lock():
         path = predict(
             run, recipe.load(str(run / "recipe.toml")), tiles.load(cli.data_of_run(run, args.data)), args.tta

@@ -16,10 +16,12 @@ def main() -> None:
 
     from kit import runs
     from kit.data import tiles
-    from kit.report.figures import save, score_against_threshold
     from kit.scoring.decide import tune_run
 
     run = runs.find_run(args.run)
+
+    from kit.report.figures import save, score_against_threshold
+
     tuning = tune_run(run, tiles.load(cli.data_of_run(run, args.data)))
     save(score_against_threshold(tuning), run / "decision.png")
     print(tuning.decision.in_words())

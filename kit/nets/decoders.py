@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 
-from fastai.layers import ConvLayer, apply_init
+from fastai.layers import ConvLayer
 from fastai.vision.models import unet
 from torch import Tensor, nn
 
@@ -36,9 +36,7 @@ def dynamic(encoder: Encoder, image_size: int) -> nn.Module:
     """
     stages = list(encoder)
     if encoder.channels[-1] > NECK:
-        neck = ConvLayer(encoder.channels[-1], NECK, ks=1)
-        apply_init(neck)
-        stages.append(neck)
+        stages.append(ConvLayer(encoder.channels[-1], NECK, ks=1))
     return DynamicUnet(nn.Sequential(*stages), image_size)
 
 

@@ -40,6 +40,6 @@ def probabilities(net: nn.Module, images: np.ndarray, tta: str, bs: int = 64) ->
     device = next(net.parameters()).device
     net.eval()
     for first in range(0, len(images), bs):
-        batch = torch.from_numpy(np.ascontiguousarray(images[first : first + bs])).to(device)
+        batch = torch.from_numpy(np.array(images[first : first + bs])).to(device)
         each = [undo(torch.sigmoid(net(make(batch)))) for make, undo in views]
         yield torch.stack(each).mean(0).cpu().numpy()

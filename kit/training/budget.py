@@ -1,6 +1,5 @@
 """A time budget: the first steps are timed, and the epochs of a recipe become what fits."""
 
-import re
 import time
 from dataclasses import replace
 
@@ -14,14 +13,6 @@ from kit.training.schedules import plan
 
 RESERVE = 0.07  # of the budget: start-up, files, and a machine that is slower later than at first
 WARM_UP, TIMED = 2, 4  # steps
-
-
-def seconds(text: str) -> float:
-    """ "90s", "60m", "1.5h" or plain minutes as seconds. Raises InputError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
-    if not match or float(match[1]) == 0:
-        raise InputError(f"--time-budget {text!r} is no duration: write for instance 90s, 60m or 1.5h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "": 60}[match[2]]
 
 
 def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:

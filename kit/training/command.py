@@ -1,4 +1,7 @@
-"""What scripts/train.py does: flags become a recipe, a recipe becomes a run, a run is trained or resumed."""
+"""What scripts/train.py does: flags become a recipe, a recipe becomes a run, a run is trained or resumed.
+
+torch is imported only when flags and data have been found good: a mistyped flag should not take five seconds to say so.
+"""
 
 import argparse
 import sys
@@ -11,12 +14,8 @@ from kit import cli, runs
 from kit import recipe as recipes
 from kit.data import tiles as tile_files
 from kit.errors import InputError
-from kit.nets.tta import check_tta
 from kit.recipe import Recipe
 from kit.runs import Run
-from kit.training import budget
-from kit.training.fold import train_folds
-from kit.training.learner import make_folds, make_learner, scratch
 
 SAVED_AND_STOPPED = 130
 RECIPE_FLAGS = (
@@ -40,7 +39,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     if args.arch:
         recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
     if args.no_pretrained:
-        recipe = scratch(recipe)
+        recipe = recipe.from_scratch()
     if args.weights:
         recipe = replace(recipe, net=replace(recipe.net, weights=str(Path(args.weights).resolve())))
     for flag in ("epochs", "lr", "bs", "limit"):
@@ -57,7 +56,6 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, limit=args.limit)
     if args.seed is not None:
         recipe = replace(recipe, seed=args.seed)
-    check_tta(recipe.tta)
     return recipe
 
 
@@ -85,11 +83,16 @@ def train(args: argparse.Namespace) -> None:
 def _start(args: argparse.Namespace) -> None:
     recipe = recipe_of(args)
     which = folds_of(args.fold or "0", recipe.data.folds)
-    seconds = budget.seconds(args.time_budget) / len(which) if args.time_budget else None
+    seconds = cli.seconds("--time-budget", args.time_budget) / len(which) if args.time_budget else None
     data = cli.data_dir(args.data)
     tiles = tile_files.load(data)
-    table = make_folds(recipe, tiles, _placement(data, recipe))
     run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder))
+
+    from kit.training import budget
+    from kit.training.fold import train_folds
+    from kit.training.learner import make_folds, make_learner
+
+    table = make_folds(recipe, tiles, _placement(data, recipe))
     learner = make_learner(
         recipe, tiles, which[0], table
     )  # everything that can be refused is refused before a file is made
@@ -119,6 +122,9 @@ def _resume(args: argparse.Namespace) -> None:
         )
     table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
     which = folds_of(args.fold, recipe.data.folds) if args.fold else request["folds"]
+
+    from kit.training.fold import train_folds
+
     with run.lock():
         _finish(run, train_folds(run, recipe, tiles, table, which, args.tensorboard))
 

@@ -19,7 +19,7 @@ from kit.runs import Run, read_json, write_array, write_json, write_text
 from kit.scoring.metric import KINDS, average_precision, kind_of
 from kit.training import checkpoint
 from kit.training.checkpoint import State
-from kit.training.learner import fit, make_learner, make_net, scratch
+from kit.training.learner import fit, make_learner, make_net
 
 
 def fold_name(fold: int | None) -> str:
@@ -77,9 +77,7 @@ def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None,
     (folder / "resume.pt").unlink(missing_ok=True)
     if len(valid):
         kinds = ", ".join(f"{kind} {value['score']:.3f}" for kind, value in entry["kinds"].items())
-        print(
-            f"fold {fold_name(fold)}: score {entry['score']:.4f} at threshold 0.5 ({recipe.tta} TTA, {used} weights); {kinds}"
-        )
+        print(f"fold {fold_name(fold)}: score {entry['score']:.4f} ({used} weights, {recipe.tta} TTA); {kinds}")
 
 
 def score_by_kind(pred: np.ndarray, true: np.ndarray) -> dict[str, Any]:
@@ -150,6 +148,6 @@ def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
 def load_net(run: Run, recipe: Recipe, fold: int | None) -> model.TileNet:
     """The net of a finished fold with the weights that scores.json says to use, on the device, ready to predict."""
     used = read_json(run / "scores.json")["folds"][fold_name(fold)]["weights"]
-    net = make_net(scratch(recipe))
+    net = make_net(recipe.from_scratch())
     checkpoint.load_weights(run.fold(fold) / f"{used}.safetensors", net)
     return net.eval()

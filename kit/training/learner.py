@@ -1,7 +1,6 @@
 """A recipe becomes a fastai Learner, and a Learner is trained through the recipe's stages."""
 
 import logging
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from kit.data import folds as folding
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.nets import losses, model
+from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
 from kit.training import checkpoint
 from kit.training.callbacks import (
@@ -95,8 +95,7 @@ def make_learner(
         raise InputError(
             f"id {table['id'][int(np.argmin(rows))]} of the folds is not among the training tiles of the data"
         )
-    for stage in recipe.stages:
-        _check(stage)
+    _check(recipe)
     first = recipe.stages[0]
     loaders = make_loaders(
         np.asarray(tiles.train_images[rows]),
@@ -120,10 +119,13 @@ def make_learner(
     )
 
 
-def _check(stage: Stage) -> None:
-    losses.mix(stage.loss)
-    if stage.optimiser not in OPTIMISERS:
-        raise InputError(f"unknown optimiser {stage.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
+def _check(recipe: Recipe) -> None:
+    """Names that would otherwise be looked up only after hours of training."""
+    check_tta(recipe.tta)
+    for stage in recipe.stages:
+        losses.mix(stage.loss)
+        if stage.optimiser not in OPTIMISERS:
+            raise InputError(f"unknown optimiser {stage.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
 
 
 def _optimiser(stage: Stage) -> partial:
@@ -186,11 +188,6 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
                 return None
             state.epoch, state.step = ahead[-1].number + 1, 0
     return state
-
-
-def scratch(recipe: Recipe) -> Recipe:
-    """The recipe without pretrained weights."""
-    return replace(recipe, net=replace(recipe.net, pretrained=False, weights=""))
 
 
 logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights are ours to give

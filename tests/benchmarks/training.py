@@ -22,7 +22,7 @@ from PIL import Image
 
 from kit import recipe
 from kit.data.tiles import Tiles
-from kit.training.learner import make_learner, scratch
+from kit.training.learner import make_learner
 from tests.benchmarks.side import Row, in_turn, median_seconds
 
 BS, STEPS, ROUNDS = 16, 3, 5
@@ -30,7 +30,7 @@ BS, STEPS, ROUNDS = 16, 3, 5
 
 def rows(tiles: Tiles, folder: Path) -> Iterator[Row]:
     """Whole training steps, data included, kit and peer in turn."""
-    kit_learner = make_learner(scratch(recipe.load("baseline").with_bs(BS)), tiles, 0)
+    kit_learner = make_learner(recipe.load("baseline").with_bs(BS).from_scratch(), tiles, 0)
     peer = plain_fastai(tiles, folder / "png")
     own, theirs, ratio = in_turn(steps(kit_learner), steps(peer), ROUNDS)
     count = BS * STEPS

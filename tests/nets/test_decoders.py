@@ -36,6 +36,13 @@ def test_a_logit_for_each_pixel(stem, size):
     assert net.training
 
 
+@pytest.mark.slow
+def test_maps_that_do_not_double_are_resized_to_the_skip():
+    net = dynamic("legacy_xception", size=160)  # 77, 39, 20, 10, 5 px
+    assert len(net.sfs) == 4
+    assert net(image(160)).shape == (2, 1, 160, 160)
+
+
 def test_dynamic_is_fastais_net():
     stages = encoder()
     torch.manual_seed(1)

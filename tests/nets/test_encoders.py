@@ -10,6 +10,7 @@ import timm
 import torch
 from fastai.callback.hook import model_sizes
 from safetensors.torch import save_file
+from timm.models.resnet import ResNet
 
 from kit.errors import InputError
 from kit.nets import encoders
@@ -19,7 +20,7 @@ TINY = "test_resnet.r160_in1k"
 # timm's own feature maps are the last ones of their size in these nets
 SMALL_NETS = ["test_resnet", "test_convnext", "test_byobnet", "mobilenetv3_small_050", "regnetx_002"]
 LARGE_NETS = ["resnet34", "seresnext50_32x4d", "densenet121", "efficientnet_b0", "convnext_tiny", "fastvit_t8"]
-LARGE_NETS += ["mobilenetv3_large_100", "pvt_v2_b0", "caformer_s18", "edgenext_xx_small", "hgnetv2_b0", "dla46x_c"]
+LARGE_NETS += ["mobilenetv3_large_100", "pvt_v2_b0", "caformer_s18", "edgenext_xx_small", "hgnetv2_b0", "repvit_m0_9"]
 
 # the smallest net of a family, or nearly
 FAMILIES = [
@@ -184,6 +185,7 @@ def test_families_build_with_all_skips_or_are_refused():
         ("vit_tiny_patch16_224", "doesn't match model"),
         ("test_maxvit", "divisible by window"),
         ("shvit_s1", "8, 4, 2 px"),
+        ("inception_v3", "61, 28, 13, 6, 2 px"),
     ],
 )
 def test_nets_that_cannot_serve_are_refused_with_what_works(name, reason):
@@ -191,6 +193,19 @@ def test_nets_that_cannot_serve_are_refused_with_what_works(name, reason):
         encoders.build(name, pretrained=False)
     assert f"encoder {name} cannot serve at 128 px" in str(caught.value)
     assert "resnet34" in str(caught.value)
+
+
+def test_a_net_that_is_more_than_its_parts_is_refused(monkeypatch):
+    whole = ResNet.forward_features
+    monkeypatch.setattr(ResNet, "forward_features", lambda self, x: whole(self, 2 * x))
+    with pytest.raises(InputError, match="do not give what the whole net gives"):
+        encoders.build(TINY, pretrained=False)
+
+
+def test_a_stem_without_padding_is_taken_with_the_sizes_that_it_gives():
+    encoder = encoders.build("legacy_xception", pretrained=False, image_size=160)
+    assert [x.shape[-1] for x in features(encoder, image(size=160))] == [77, 39, 20, 10, 5]
+    assert encoder.reductions[0] == 160 / 77
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_tiles_of_any_kind_give_the_same_logits():
         expected = net(x)
         for kind in (x.float(), x[:, None], TensorImage(x), TensorImage(x[:, None].float())):
             assert torch.equal(net(kind), expected)
-    assert type(expected) is torch.Tensor
+            assert type(net(kind)) is torch.Tensor
     assert (expected.shape, expected.dtype) == ((3, 101, 101), torch.float32)
 
 
@@ -122,6 +122,13 @@ def test_precision_is_that_of_the_convolutions_and_logits_are_float32(precision,
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert net(tiles()).dtype == torch.float32
     assert seen == {inside}
+
+
+def test_convolutions_run_channels_last(mirror):
+    net = build(decoder=mirror)
+    net(tiles())
+    weights = [part.weight for part in net.modules() if isinstance(part, nn.Conv2d)]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in [net.decoder.seen, *weights])
 
 
 def test_bfloat16_gives_nearly_the_logits_of_float32():

@@ -196,13 +196,6 @@ def test_a_time_budget_is_spent_and_not_passed(monkeypatch, allowed):
         budget.fit_to(recipe, learn, 5)
 
 
-def test_durations():
-    assert [budget.seconds(text) for text in ("90s", "60m", "1.5h", "2")] == [90, 3600, 5400, 120]
-    for text in ("", "0m", "-3m", "1d", "ten"):
-        with pytest.raises(InputError, match="no duration"):
-            budget.seconds(text)
-
-
 def test_mistakes_are_refused_before_anything_is_trained():
     for settings, words in [
         (["stages.0.loss=lovas"], "lovasz"),

@@ -1,0 +1,175 @@
+"""What a user sees: the scripts as processes, from data to a validated submission, and their one-line refusals."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from kit.data import demo
+from tests.small import TINY
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("[a-z]*.py"))
+TRAIN = ["train.py", "--recipe", str(TINY), "--run", "a"]
+
+
+def start(*command: str, cwd: Path, **kwargs) -> subprocess.Popen:
+    env = {key: value for key, value in os.environ.items() if key not in ("KIT_DATA", "KIT_CACHE")}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / command[0]), *command[1:]],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=env, **kwargs,
+    )  # fmt: skip
+
+
+def run(*command: str, cwd: Path) -> tuple[int, str, str]:
+    process = start(*command, cwd=cwd)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def succeed(*command: str, cwd: Path) -> str:
+    code, out, err = run(*command, cwd=cwd)
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data"
+    demo.write(path, n_train=40, n_test=12, seed=3)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, data):
+    """A user's folder with data/ in it."""
+    shutil.copytree(data, tmp_path / "data")
+    return tmp_path
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_comes_without_loading_torch(script, tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "scripts" / script), "--help"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True,
+    )  # fmt: skip
+    assert "usage:" in process.stdout
+    loaded = set(re.findall(r"\|\s+([\w.]+)$", process.stderr, re.M))
+    assert not loaded & {"torch", "fastai", "pandas", "kaggle"}
+
+
+def test_the_list_of_recipes_names_their_sources(tmp_path):
+    out = succeed("train.py", "--list", cwd=tmp_path)
+    assert re.search(r"^baseline +\S+", out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["train.py"], ["data is no folder"]),
+        (["train.py", "--data", "nowhere"], ["nowhere is no folder"]),
+        (["train.py", "--recipe", "basline"], ["near: baseline"]),
+        (["train.py", "--set", "net.stm=own"], ["net.stem"]),
+        (["train.py", "--fold", "9"], ["--fold", "0 to 4"]),
+        (["train.py", "--fold", "x"], ["--fold"]),
+        (["train.py", "--epochs", "0"], ["--epochs", "above 0"]),
+        (["train.py", "--lr", "-1"], ["--lr"]),
+        (["train.py", "--time-budget", "soon"], ["no duration"]),
+        (["train.py", "--resume"], ["no run under runs/"]),
+        (["predict.py", "absent"], ["no run 'absent'"]),
+        (["tune_threshold.py", "latest"], ["no run under runs/"]),
+        (["submit.py", "absent", "--dry-run"], ["no run 'absent'"]),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
+    code, out, err = run(*command, cwd=tmp_path)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_from_data_to_a_submission(home):
+    assert "next: python scripts/predict.py a" in succeed(*TRAIN, "--fold", "0,1", cwd=home)
+    assert "40 masks" not in succeed("predict.py", "a", cwd=home)
+    again = succeed("predict.py", "latest", cwd=home)
+    assert again.count("predicted already") == 2
+    assert "nested score" in succeed("tune_threshold.py", "a", cwd=home)
+    out = succeed("submit.py", "a", "--dry-run", cwd=home)
+    path = home / re.search(r"valid: (\S+)", out)[1]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_a_[0-9a-f]{8}\.csv", path.name)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert list(table["id"]) == list(pd.read_csv(home / "data" / "sample_submission.csv", dtype=str)["id"])
+    assert 0 <= float(re.search(r"score against \S+: ([\d.]+)", out)[1]) <= 1
+    mean = (np.load(home / "runs/a/fold_0/test.npy").astype(float) + np.load(home / "runs/a/fold_1/test.npy")) / 2
+    np.testing.assert_allclose(np.load(home / "runs/a/test.npy"), mean, atol=1e-3)
+    assert (home / "runs/a/decision.png").stat().st_size > 10_000
+    assert not [path for path in (home / "runs").rglob("*") if ".tmp" in path.name]
+
+    # the run is there: a second start must not touch it; resume says that it is done
+    code, _, err = run(*TRAIN, cwd=home)
+    assert (code, "exists already" in err) == (2, True)
+    assert "fold 1 is done already" in succeed("train.py", "--run", "a", "--resume", cwd=home)
+    code, _, err = run("train.py", "--run", "a", "--resume", "--lr", "1", cwd=home)
+    assert (code, "leave out --lr" in err) == (2, True)
+
+    # a file of the user's own is validated too
+    path.write_text(path.read_text().replace("\n", "\nextra,\n", 1))
+    code, _, err = run("submit.py", str(path), "--dry-run", cwd=home)
+    assert code == 2
+    assert "line 2" in err
+    assert "'extra'" in err
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_training_is_resumed_to_the_same_weights(home, sent):
+    succeed(*TRAIN, cwd=home)
+    (home / "runs/a").rename(home / "runs/reference")
+    process = start(*TRAIN, cwd=home)
+    wait_for(home / "runs/a/fold_0/resume.pt", process)
+    code, _, err = run("train.py", "--run", "a", "--resume", cwd=home)
+    assert (code, f"process {process.pid}" in err) == (2, True)  # one process at a time
+    process.send_signal(sent)
+    out, _ = process.communicate()
+    if sent != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "--run a --resume" in out
+    succeed("train.py", "--run", "a", "--resume", cwd=home)
+    for name in ("best", "last", "averaged"):
+        own, reference = (load_file(home / f"runs/{run}/fold_0/{name}.safetensors") for run in ("a", "reference"))
+        assert own.keys() == reference.keys()
+        for key in own:
+            np.testing.assert_array_equal(own[key], reference[key])
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(home):
+    """A limit on the size of files stands in for the full disk: the first checkpoint of 3 M parameters does not fit."""
+    script = "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    script += "resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20)); "
+    script += f"sys.path.insert(0, {str(ROOT / 'scripts')!r}); sys.argv = {TRAIN!r}; "
+    script += f"runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=home, timeout=600)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith("error: no room to write")
+    assert "Traceback" not in process.stderr
+    succeed("train.py", "--run", "a", "--resume", cwd=home)
