@@ -56,7 +56,8 @@ class TileNet(nn.Module):
             raise ValueError(f"tiles {tuple(tiles.shape)}: give (B, T, T) or (B, 1, T, T) with T = {self.tile_size}")
         # a grey level becomes as many channels as there are means
         x = (self._fit(x.float() / 255) - self.mean) / self.std
-        x = x.contiguous(memory_format=torch.channels_last)
+        # the input meets the net's last maps again (DynamicUnet's last cross): in float32 it would make them float32 too
+        x = x.to(self.precision or torch.float32, memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision is not None):
             logits = self.decoder(x)
         return self._unfit(logits.float()).squeeze(1)

@@ -17,6 +17,7 @@ from kit.data import folds as folding
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.nets import losses, model
+from kit.nets.allocator import keep_freed_memory
 from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
 from kit.training import checkpoint
@@ -60,6 +61,8 @@ def make_folds(recipe: Recipe, tiles: Tiles, placement: pd.DataFrame | None = No
 
 def make_net(recipe: Recipe) -> model.TileNet:
     """The recipe's net on the device. Its random weights follow from the recipe's seed."""
+    if device() == "cpu":
+        keep_freed_memory()
     torch.manual_seed(recipe.seed)
     net = model.build(
         encoder=recipe.net.encoder,
