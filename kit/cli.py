@@ -28,6 +28,10 @@ def run(main: Callable[[], None]) -> None:
         _fail(str(error), INPUT_WRONG)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, named so that torch need not be imported here
+            raise
+        _fail("the GPU's memory is full: give a smaller --bs, or free the GPU", INPUT_WRONG)
     except BrokenPipeError:  # the reader of our output left (| head): not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

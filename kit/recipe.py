@@ -5,6 +5,7 @@ The values of registries (losses, encoders, augmentations ...) are checked by th
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -51,7 +52,7 @@ class Stage:
     optimiser: str = "adamw"  # adam, adamw, sgd
     weight_decay: float = 0.01
     schedule: str = "one-cycle"  # one-cycle, constant, plateau
-    freeze: bool = False  # train only the decoder; ignored without pretrained weights
+    freeze: bool = False  # train only the decoder and the batch-norms; ignored without pretrained weights
     average: bool = False  # average the weights at the end of each epoch (SWA)
     factor: float = 0.5  # plateau: the learning rate is multiplied by this ...
     patience: int = 5  # ... after so many epochs without a better score ...
@@ -114,17 +115,25 @@ def load(name: str = "baseline", settings: Iterable[str] = ()) -> Recipe:
     Raises InputError for unknown recipes, keys and values of the wrong type, naming the near ones.
     """
     values = _read(name, seen=())
+    from_dict(values)  # the files by themselves: a wrong type is named before settings are put into it
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting!r} has no '=': write it as KEY=VALUE, for instance net.stem=no-pool")
         _assign(values, key.strip(), _value(text.strip()))
     recipe = from_dict(values)
+    return check(recipe)
+
+
+def check(recipe: Recipe) -> Recipe:
+    """The recipe itself. Raises InputError for numbers that no training can have."""
     if not recipe.stages:
         raise InputError(f"recipe {recipe.name} has no [[stages]]: give it at least one")
+    if not 0 <= recipe.seed < 2**32:
+        raise InputError(f"recipe key seed must be 0 to {2**32 - 1}, not {recipe.seed}")
     for number, stage in enumerate(recipe.stages):
         for key in ("epochs", "lr", "bs"):
-            if not getattr(stage, key) > 0:
+            if not 0 < getattr(stage, key) < math.inf:
                 raise InputError(f"recipe key stages.{number}.{key} must be above 0, not {getattr(stage, key)}")
     return recipe
 
@@ -154,18 +163,27 @@ def _pairs(value: Any) -> list[str]:
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """The values of a recipe file merged over those of its parents."""
-    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    path = _path(name, seen)
     if not path.is_file():
         raise InputError(f"no recipe {name!r}{_near(name, names())}; see train.py --list, or give a .toml file")
-    if name in seen:
-        raise InputError(f"recipe {name} is its own ancestor ({' > '.join((*seen, name))}): change one parent")
+    if str(path) in seen:
+        raise InputError(f"recipe {path} is its own ancestor ({' > '.join((*seen, str(path)))}): change one parent")
     try:
         own = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path} is not valid TOML: {error}") from None
     own.setdefault("name", path.stem)
-    parent = own.get("parent")
-    return _merge(_read(parent, (*seen, name)), own) if parent else own
+    parent = own.get("parent", "")
+    if not isinstance(parent, str):
+        raise InputError(f"recipe {path}: parent must be the name of a recipe, not {parent!r}")
+    return _merge(_read(parent, (*seen, str(path))), own) if parent else own
+
+
+def _path(name: str, seen: tuple[str, ...]) -> Path:
+    """The file of a recipe: packaged, or a TOML file, which a child names as seen from its own folder."""
+    if not name.endswith(".toml"):
+        return RECIPES / f"{name}.toml"
+    return Path(seen[-1]).parent / name if seen else Path(name)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -50,10 +49,17 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_array(path: Path | str, array: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
+def write_probabilities(path: Path | str, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """Write a float16 .npy of `shape` from its parts in order, atomically; only one part is in memory.
+
+    Plain writes and no memory map, under which a full disk kills the process instead of raising OSError.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        for part in parts:
+            file.write(np.ascontiguousarray(part, np.float16).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json(path: Path | str) -> Any:
@@ -81,20 +87,21 @@ class Run:
         return self.path / ("fold_none" if fold is None else f"fold_{fold}")
 
     def finished_folds(self) -> list[int | None]:
-        """The folds that were trained to the end, in order (None: trained on every tile)."""
-        folds = read_json(self / "scores.json")["folds"] if (self / "scores.json").exists() else {}
-        return [None if name == "none" else int(name) for name in folds]
+        """The folds that were trained to the end and have their weights, in order (None: trained on every tile)."""
+        done = read_json(self / "scores.json")["folds"] if (self / "scores.json").exists() else {}
+        used = {None if name == "none" else int(name): entry["weights"] for name, entry in done.items()}
+        return [fold for fold, weights in used.items() if (self.fold(fold) / f"{weights}.safetensors").exists()]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; the kernel gives the lock back however the process ends.
 
-        Raises InputError when another process holds it.
+        What a killed process left half-written is deleted. Raises InputError when another process holds the run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self / ".lock", "a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader processes, as flock is
             except OSError:
                 file.seek(0)
                 raise InputError(
@@ -104,6 +111,8 @@ class Run:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            for left in self.path.rglob(".*.tmp*"):
+                left.unlink(missing_ok=True)
             yield
 
 
@@ -118,7 +127,7 @@ def new_run(name: str) -> Run:
 
 
 def find_run(name: str) -> Run:
-    """The run that a user means by a name, a path, or "latest" (the run directory changed last)."""
+    """The run that a user means by a name, a path, or "latest" (the run started last)."""
     if name == "latest":
         found = sorted(Path("runs").glob("*/recipe.toml"), key=lambda path: path.stat().st_mtime)
         if not found:
@@ -150,11 +159,16 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpus": cpus(),
         "versions": versions,
         "commit": _commit(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def cpus() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command_line() -> str:

@@ -4,7 +4,6 @@ python scripts/benchmark.py
 python scripts/benchmark.py training
 """
 
-import os
 import platform
 import tempfile
 from importlib import metadata
@@ -26,8 +25,9 @@ def main() -> None:
     import importlib
 
     from kit.data import demo, tiles
+    from kit.runs import cpus
 
-    print(f"{_processor()}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, "
+    print(f"{_processor()}, {cpus()} cores; Python {platform.python_version()}, "
           + ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         demo.write(Path(folder), n_train=400, n_test=100, seed=0)

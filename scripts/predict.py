@@ -28,7 +28,9 @@ def main() -> None:
             run, recipe.load(str(run / "recipe.toml")), tiles.load(cli.data_of_run(run, args.data)), args.tta
         )
     print(f"written: {path}")
-    print(f"next: python scripts/tune_threshold.py {run.name}")
+    print(
+        f"next: python scripts/{'tune_threshold.py' if (run / 'oof.npy').exists() else 'submit.py --dry-run'} {run.name}"
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main() -> None:
     from kit.data import tiles
     from kit.data.competition import TGS
     from kit.leaderboard import submission
-    from kit.scoring.decide import test_masks
+    from kit.scoring.decide import decision_of, test_masks
 
     if args.what.endswith(".csv"):
         path, data = Path(args.what), cli.data_dir(args.data)
@@ -33,6 +33,7 @@ def main() -> None:
         run = runs.find_run(args.what)
         data = cli.data_of_run(run, args.data)
         loaded = tiles.load(data)
+        print(decision_of(run).in_words())
         path = submission.write_of_run(run.name, *test_masks(run, loaded), loaded.test_ids)
     submission.validate(path, list(loaded.test_ids))
     print(f"valid: {path} ({len(loaded.test_ids):,} tiles)")

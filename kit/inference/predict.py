@@ -1,19 +1,18 @@
 """Test probabilities of a run: each finished fold with its chosen weights and TTA, then their mean; memory bounded."""
 
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.nets.tta import check_tta, probabilities
 from kit.recipe import Recipe
-from kit.runs import Run, atomic_path, read_json, write_json, write_text
+from kit.runs import Run, read_json, write_json, write_probabilities, write_text
 from kit.training.fold import fold_name, load_net
 
 CHUNK = 512  # tiles held in memory at a time while folds are averaged
@@ -34,20 +33,17 @@ def predict(run: Run, recipe: Recipe, tiles: Tiles, tta: str | None = None) -> P
         )
     parts = [_predict_fold(run, recipe, tiles, fold, tta) for fold in folds]
     path = run / "test.npy"
-    with atomic_path(path) as temporary:
-        average(parts, temporary)
+    average(parts, path)
     write_text(run / "test_ids.csv", pd.DataFrame({"id": tiles.test_ids}).to_csv(index=False))
     return path
 
 
 def average(parts: list[Path], out: Path) -> None:
-    """The mean of float16 probability files of one shape, summed in float32, a chunk at a time."""
-    arrays = [np.load(part, mmap_mode="r") for part in parts]
-    result = open_memmap(out, mode="w+", dtype=np.float16, shape=arrays[0].shape)
-    for first in range(0, len(result), CHUNK):
-        chunk = sum(array[first : first + CHUNK].astype(np.float32) for array in arrays)
-        result[first : first + CHUNK] = chunk / len(arrays)
-    result.flush()
+    """Write the mean of float16 probability files of one shape, summed in float32, a chunk at a time."""
+    arrays = [np.load(part, mmap_mode="r", allow_pickle=False) for part in parts]
+    firsts = range(0, len(arrays[0]), CHUNK)
+    means = (sum(array[first : first + CHUNK].astype(np.float32) for array in arrays) / len(arrays) for first in firsts)
+    write_probabilities(out, arrays[0].shape, means)
 
 
 def _predict_fold(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta: str) -> Path:
@@ -60,21 +56,17 @@ def _predict_fold(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta:
     made_from.unlink(missing_ok=True)
     net = load_net(run, recipe, fold)
     images = tiles.test_images
-    bar = tqdm(
-        total=len(images), desc=f"fold {fold_name(fold)}", unit="tile", file=sys.stderr, disable=None, leave=False
-    )
-    with atomic_path(path) as temporary:
-        out = open_memmap(temporary, mode="w+", dtype=np.float16, shape=images.shape)
-        first = 0
-        for prob in probabilities(net, images, tta):
-            out[first : first + len(prob)] = prob
-            first += len(prob)
-            bar.update(len(prob))
-        out.flush()
-    bar.close()
+    with tqdm(total=len(images), desc=f"fold {fold_name(fold)}", unit="tile", disable=None, leave=False) as bar:
+        write_probabilities(path, images.shape, _shown(probabilities(net, images, tta), bar))
     write_json(made_from, stamp)
     print(f"fold {fold_name(fold)}: {len(images):,} tiles with {tta} TTA", flush=True)
     return path
+
+
+def _shown(parts: Iterator[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
+    for part in parts:
+        bar.update(len(part))
+        yield part
 
 
 def _stamp(run: Run, tiles: Tiles, fold: int | None, tta: str) -> dict[str, Any]:

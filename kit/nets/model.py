@@ -56,7 +56,7 @@ class TileNet(nn.Module):
             raise ValueError(f"tiles {tuple(tiles.shape)}: give (B, T, T) or (B, 1, T, T) with T = {self.tile_size}")
         # a grey level becomes as many channels as there are means
         x = (self._fit(x.float() / 255) - self.mean) / self.std
-        # the input meets the net's last maps again (DynamicUnet's last cross): in float32 it would make them float32 too
+        # DynamicUnet's last cross puts the input beside the last maps: in float32 it would make them float32 too
         x = x.to(self.precision or torch.float32, memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision is not None):
             logits = self.decoder(x)
@@ -148,6 +148,8 @@ def _check(key: str, value: str, allowed: Any) -> None:
 
 
 def _check_size(size: int, fit: str, tile_size: int) -> None:
+    if size < 32:
+        raise InputError(f"size {size} is too small for an encoder's stages: give at least 32")
     if fit == "resize":
         return
     if size < tile_size:

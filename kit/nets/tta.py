@@ -31,13 +31,14 @@ def check_tta(name: str) -> str:
 
 
 @torch.no_grad()
-def probabilities(net: nn.Module, images: np.ndarray, tta: str, bs: int = 64) -> Iterator[np.ndarray]:
+def probabilities(net: nn.Module, images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
     """Yield the mean probability over the views of `tta`, (b, H, W) float32 in [0, 1], batch after batch.
 
     images (N, H, W) uint8, a memory-mapped array too. The net is put into evaluation mode.
     """
     views = TTA[check_tta(tta)]
     device = next(net.parameters()).device
+    bs = 64 if device.type == "cuda" else 16  # a CPU gains nothing from more, and DynamicUnet's last maps are large
     net.eval()
     for first in range(0, len(images), bs):
         batch = torch.from_numpy(np.array(images[first : first + bs])).to(device)

@@ -66,7 +66,7 @@ class Augmenter:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, epoch: int, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Augment one (H, W) uint8 image and its (H, W) uint8 mask alike, a function of (epoch, item)."""
-        generator = np.random.default_rng((self.seed, epoch, item))
+        generator = np.random.default_rng((self.seed, epoch, item, 2))
         self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         result = self.pipeline(image=image, mask=mask)
         return result["image"], result["mask"]

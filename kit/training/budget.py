@@ -1,7 +1,9 @@
 """A time budget: the first steps are timed, and the epochs of a recipe become what fits."""
 
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from fastai.learner import Learner
@@ -9,6 +11,7 @@ from fastai.learner import Learner
 from kit.errors import InputError
 from kit.nets.tta import TTA
 from kit.recipe import Recipe
+from kit.training import checkpoint
 from kit.training.schedules import plan
 
 RESERVE = 0.07  # of the budget: start-up, files, and a machine that is slower later than at first
@@ -20,15 +23,17 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
 
     Raises InputError when not even one step a stage fits.
     """
-    step, look = _step_seconds(learn), _look_seconds(learn)
     n_train, n_valid = learn.dls.train.n, learn.dls.valid.n
-    passes = 2 * len(TTA[recipe.tta]) + 2  # after the training: candidates, out-of-fold with TTA
+    step = {bs: _step_seconds(learn, bs) for bs in {min(stage.bs, n_train) for stage in recipe.stages}}
+    look, save = _look_seconds(learn), _save_seconds(learn)
+    passes = 3 + len(TTA[recipe.tta])  # after the training: the scores of last, best and averaged, and out-of-fold
 
     def cost(epochs: float) -> float:
         scaled = recipe.scaled(epochs)
         todo = plan(scaled, n_train)
+        steps = sum(epoch.steps * step[min(scaled.stages[epoch.stage].bs, n_train)] for epoch in todo)
         batch_norm = n_train * look if any(stage.average for stage in recipe.stages) else 0.0
-        return sum(epoch.steps for epoch in todo) * step + (len(todo) + passes) * n_valid * look + batch_norm
+        return steps + (len(todo) + 1) * save + (len(todo) + passes) * n_valid * look + batch_norm
 
     low, high = 0.0, 1.0
     allowed = budget * (1 - RESERVE)
@@ -42,14 +47,16 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
             f"a time budget of {budget:.0f} s is too short: the fewest steps take {cost(1e-9):.0f} s here, give more"
         )
     steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), n_train))
-    print(f"time budget: {step:.3f} s a step of {learn.dls.train.bs} tiles, so {steps:,} steps ({low:.2f} epochs)")
+    rates = ", ".join(f"{seconds:.3f} s a step of {bs} tiles" for bs, seconds in step.items())
+    print(f"time budget: {rates}, so {steps:,} steps ({low:.2f} epochs)")
     return replace(recipe.scaled(low), time_budget=f"{budget:g}s a fold")
 
 
-def _step_seconds(learn: Learner) -> float:
-    """Seconds of one training step, measured; the learner's weights are as before."""
+def _step_seconds(learn: Learner, bs: int) -> float:
+    """Seconds of one training step of `bs` tiles, measured; the learner's weights are as before."""
     before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
-    loader = learn.dls.train
+    loader, usual = learn.dls.train, learn.dls.train.bs
+    loader.bs = bs
     steps = min(WARM_UP + TIMED, loader.steps_per_epoch)
     loader.window(0, 0, steps)
     learn.model.train()
@@ -67,7 +74,7 @@ def _step_seconds(learn: Learner) -> float:
     spent = (time.monotonic() - started) / max(1, steps - WARM_UP)
     learn.model.load_state_dict(before)
     learn.opt = None
-    loader.part, loader.epoch = None, -1
+    loader.part, loader.epoch, loader.bs = None, -1, usual
     return spent
 
 
@@ -83,6 +90,14 @@ def _look_seconds(learn: Learner) -> float:
         _wait(learn)
     learn.dls.train.epoch = -1
     return (time.monotonic() - started) / len(batch)
+
+
+def _save_seconds(learn: Learner) -> float:
+    """Seconds that an epoch's files take: weights, optimiser (two of their size), average, and the best weights."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        checkpoint.save_weights(Path(folder) / "weights", learn.model.state_dict())
+    return 5 * (time.monotonic() - started)
 
 
 def _wait(learn: Learner) -> None:

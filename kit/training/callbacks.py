@@ -1,6 +1,7 @@
 """The small fastai callbacks that a training is made of, in the order in which they act."""
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -73,12 +74,18 @@ class Conductor(Callback):
         if not self.training:
             return
         # seeding by the step is what makes a resumed training equal an uninterrupted one, dropout included
-        seed = np.random.SeedSequence((self.recipe.seed, self.now.number, self.state.step)).generate_state(1)
+        seed = np.random.SeedSequence((self.recipe.seed, self.now.number, self.state.step, 3)).generate_state(1)
         torch.manual_seed(int(seed[0]))
         done = (self.now.first_step + self.state.step) / self.now.stage_steps
         rate = SCHEDULES[self.stage.schedule](done)
         lr = self.stage.lr * rate.lr * self.multiplier
         self.learn.opt.set_hypers(lr=[lr * factor for factor in self.lr_factors], mom=rate.momentum)
+
+    @property
+    def last_lr(self) -> float:
+        """The learning rate of the epoch's last step, also where that was before a resume."""
+        done = (self.now.first_step + self.now.steps - 1) / self.now.stage_steps
+        return self.stage.lr * SCHEDULES[self.stage.schedule](done).lr * self.multiplier
 
 
 class LossScaling(Callback):
@@ -137,17 +144,17 @@ class Journal(Callback):
         if self.training:
             self.loss_sum += self.learn.loss.detach()
             self.state.step += 1
-            # asking a GPU for the loss makes it wait, so it is asked seldom
             if self.loss_sum.device.type == "cpu" or self.state.step % 50 == 0:
                 self._check_loss()
         if self.stop.asked:
             self._check_loss()
-            self._spend_time()
+            self._check_weights()
             self.save()
             raise CancelFitException
 
     def after_epoch(self) -> None:
         self._check_loss()
+        self._check_weights()
         self._spend_time()
         state, now = self.state, self.conductor.now
         _, valid_loss, score = self.learn.final_record[:3]
@@ -157,7 +164,7 @@ class Journal(Callback):
                 "epoch": now.number,
                 "stage": now.stage,
                 "loss": self.conductor.stage.loss,
-                "lr": self.learn.opt.hypers[-1]["lr"],
+                "lr": self.conductor.last_lr,
                 "tiles": now.steps * self.learn.dls.train.bs,
                 "train_loss": state.loss_sum / now.steps,
                 "valid_loss": math.nan if valid_loss is None else float(valid_loss),
@@ -173,6 +180,7 @@ class Journal(Callback):
 
     def save(self) -> None:
         """Write resume.pt: the training can be killed at any moment after this."""
+        self._spend_time()
         scaler = self.scaling.scaler.state_dict() if self.scaling else None
         optimiser = self.learn.opt.opt.state_dict()
         checkpoint.save_resume(self.folder / "resume.pt", self.state, self.learn.model, optimiser, scaler)
@@ -185,11 +193,20 @@ class Journal(Callback):
     def _check_loss(self) -> None:
         self.state.loss_sum = self.loss_sum.item()
         if not math.isfinite(self.state.loss_sum):
-            raise InputError(
-                f"the loss is no longer a number (epoch {self.conductor.now.number}, step {self.state.step}, "
-                f"loss {self.conductor.stage.loss}, lr {self.learn.opt.hypers[-1]['lr']:.2g}): train again with "
-                f"a lower --lr or --set precision=float32; {self.folder} keeps the last good state"
-            )
+            raise self._diverged("the loss is no longer a number")
+
+    def _check_weights(self) -> None:
+        """A loss is that of the weights before its step: what is saved is looked at itself."""
+        tensors = self.learn.model.state_dict().values()
+        if not all(tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()):
+            raise self._diverged("weights are no longer numbers")
+
+    def _diverged(self, what: str) -> InputError:
+        return InputError(
+            f"{what} (epoch {self.conductor.now.number}, step {self.state.step}, loss {self.conductor.stage.loss}, "
+            f"lr {self.learn.opt.hypers[-1]['lr']:.2g}): train again with a lower --lr or --set precision=float32; "
+            f"{self.folder} keeps the last good state"
+        )
 
 
 class StopRequest:
@@ -218,7 +235,7 @@ class StopRequest:
         if self.asked:
             raise KeyboardInterrupt
         self.signal = number
-        print("\nsaving after this batch (again: stop at once)", file=sys.stderr)
+        os.write(2, b"\nsaving after this batch (again: stop at once)\n")  # print may not be called from a handler
 
 
 class Progress(Callback):
@@ -258,10 +275,8 @@ class TensorBoard(Callback):
     order = 90
 
     def __init__(self, state: State, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError("--tensorboard needs its package: pip install tensorboard") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self.state, self.writer = state, SummaryWriter(str(folder / "tensorboard"))
 
     def after_epoch(self) -> None:

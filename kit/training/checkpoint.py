@@ -52,11 +52,19 @@ def load_weights(path: Path, net: nn.Module) -> None:
     if not path.exists():
         raise InputError(f"{path} is missing: the fold is not trained to its end, go on with train.py --resume")
     try:
-        net.load_state_dict(safetensors.torch.load_file(path))
+        tensors = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}): train the fold again") from None
+        raise InputError(f"{path} is damaged ({error}): delete it and go on with train.py --resume") from None
+    fill(net, tensors, path)
+
+
+def fill(net: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Put the tensors read from `path` into `net`, every key used. Raises InputError where they are another net's."""
+    try:
+        net.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit the net of its recipe.toml: {str(error).splitlines()[-1]}") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{path} does not fit the net of its recipe.toml ({reason}): restore that file") from None
 
 
 def save_history(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -4,7 +4,10 @@ torch is imported only when flags and data have been found good: a mistyped flag
 """
 
 import argparse
+import importlib.util
+import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +15,12 @@ import pandas as pd
 
 from kit import cli, runs
 from kit import recipe as recipes
+from kit.data import cache
 from kit.data import tiles as tile_files
 from kit.errors import InputError
 from kit.recipe import Recipe
 from kit.runs import Run
 
-SAVED_AND_STOPPED = 130
 RECIPE_FLAGS = (
     "arch",
     "recipe",
@@ -44,8 +47,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, net=replace(recipe.net, weights=str(Path(args.weights).resolve())))
     for flag in ("epochs", "lr", "bs", "limit"):
         value = getattr(args, flag)
-        if value is not None and not value > 0:
-            raise InputError(f"--{flag} must be above 0, not {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{flag} must be above 0 and finite, not {value}")
     if args.epochs is not None:
         recipe = recipe.scaled(args.epochs)
     if args.lr is not None:
@@ -56,6 +59,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, limit=args.limit)
     if args.seed is not None:
         recipe = replace(recipe, seed=args.seed)
+    recipes.check(recipe)
     return recipe
 
 
@@ -74,6 +78,8 @@ def folds_of(text: str, n_folds: int) -> list[int | None]:
 
 def train(args: argparse.Namespace) -> None:
     """Start a run or go on with one, and print what was written."""
+    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise InputError("--tensorboard needs its package: pip install tensorboard")
     if args.resume:
         _resume(args)
     else:
@@ -104,12 +110,12 @@ def _start(args: argparse.Namespace) -> None:
         runs.write_json(run / "environment.json", request | runs.environment())
         runs.write_text(run / "folds.csv", table.to_csv(index=False))
         runs.write_text(run / "recipe.toml", recipes.dumps(recipe))
-        _finish(run, train_folds(run, recipe, tiles, table, which, args.tensorboard, learner))
+        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, args.tensorboard, learner))
 
 
 def _resume(args: argparse.Namespace) -> None:
     run = runs.find_run(args.run or "latest")
-    given = [flag for flag in RECIPE_FLAGS if getattr(args, flag)]
+    given = [flag for flag in RECIPE_FLAGS if getattr(args, flag) not in (None, False, [])]
     if given:
         raise InputError(f"--resume goes on with the recipe of {run.path}: leave out --{given[0].replace('_', '-')}")
     recipe = recipes.load(str(run / "recipe.toml"))
@@ -122,27 +128,34 @@ def _resume(args: argparse.Namespace) -> None:
         )
     table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
     which = folds_of(args.fold, recipe.data.folds) if args.fold else request["folds"]
-
-    from kit.training.fold import train_folds
-
     with run.lock():
-        _finish(run, train_folds(run, recipe, tiles, table, which, args.tensorboard))
+        from kit.training.fold import train_folds
+
+        asked = request["folds"] + [fold for fold in which if fold not in request["folds"]]
+        runs.write_json(run / "environment.json", request | {"folds": asked})
+        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, args.tensorboard))
 
 
 def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
     """The placement of the tiles in mosaics, where the recipe's folds need it."""
-    path = data / ".kit" / "mosaic.csv"
     if recipe.data.folds_by != "mosaic":
         return None
-    if not path.exists():
-        raise InputError(f"folds by mosaic need {path} (columns id, mosaic, row, col): put the placement table there")
-    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+    paths = [folder / "mosaic.csv" for folder in cache.places(data)]
+    for path in paths:
+        if path.exists():
+            return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+    raise InputError(f"folds by mosaic need {paths[-1]} (columns id, mosaic, row, col): put the placement table there")
 
 
-def _finish(run: Run, done: bool) -> None:
+def _finish(run: Run, train: Callable[[], bool]) -> None:
+    """Train, and say what there is and what comes next; Ctrl-C at any time leaves a run that can be resumed."""
+    try:
+        done = train()
+    except KeyboardInterrupt:
+        done = False
     if not done:
         print(f"stopped and saved; go on with: python scripts/train.py --run {run.name} --resume")
-        sys.exit(SAVED_AND_STOPPED)
+        sys.exit(cli.INTERRUPTED)
     scores = runs.read_json(run / "scores.json")
     if "mean" in scores:
         count = sum("score" in fold for fold in scores["folds"].values())

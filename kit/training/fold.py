@@ -15,7 +15,7 @@ from kit.data.tiles import Tiles
 from kit.nets import model
 from kit.nets.tta import probabilities
 from kit.recipe import Recipe
-from kit.runs import Run, read_json, write_array, write_json, write_text
+from kit.runs import Run, read_json, write_json, write_probabilities, write_text
 from kit.scoring.metric import KINDS, average_precision, kind_of
 from kit.training import checkpoint
 from kit.training.checkpoint import State
@@ -66,7 +66,7 @@ def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None,
     entry: dict[str, Any] = {"weights": used, "candidates": scores}
     if len(valid):
         prob = np.concatenate(list(probabilities(learn.model, valid.images, recipe.tta))).astype(np.float16)
-        write_array(folder / "valid.npy", prob)
+        write_probabilities(folder / "valid.npy", prob.shape, [prob])
         ids = folds["id"][folds["fold"] == fold]
         write_text(folder / "valid_ids.csv", ids.to_csv(index=False))
         entry |= score_by_kind(prob > 0.5, valid.masks.astype(bool))
@@ -103,7 +103,8 @@ def _candidates(learn: Learner, recipe: Recipe, state: State, folder: Path) -> d
         checkpoint.save_weights(folder / "averaged.safetensors", net.state_dict())
         scores["averaged"] = _score(net, valid)
     if (folder / "best.safetensors").exists():
-        scores["best"] = round(state.best, 5)
+        checkpoint.load_weights(folder / "best.safetensors", net)
+        scores["best"] = _score(net, valid)
     return scores
 
 
@@ -133,15 +134,18 @@ def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
     """Add a finished fold to scores.json, and the folds so far to the run's out-of-fold files."""
     scores = read_json(run / "scores.json") if (run / "scores.json").exists() else {"folds": {}}
     scores["folds"][fold_name(fold)] = entry
-    scores["folds"] = dict(sorted(scores["folds"].items()))
+    scores["folds"] = dict(sorted(scores["folds"].items(), key=lambda item: (len(item[0]), item[0])))
     values = [fold["score"] for fold in scores["folds"].values() if "score" in fold]
     if values:
         scores |= {"mean": round(float(np.mean(values)), 5), "std": round(float(np.std(values)), 5)}
         validated = [name for name, fold in scores["folds"].items() if "score" in fold]
         parts = [run.fold(int(name)) for name in validated]
-        write_array(run / "oof.npy", np.concatenate([np.load(part / "valid.npy") for part in parts]))
+        probs = [np.load(part / "valid.npy", allow_pickle=False) for part in parts]
+        write_probabilities(run / "oof.npy", (sum(map(len, probs)), *probs[0].shape[1:]), probs)
         ids = pd.concat([pd.read_csv(part / "valid_ids.csv", dtype=str, keep_default_na=False) for part in parts])
         write_text(run / "oof_ids.csv", ids.to_csv(index=False))
+    for name in ("test.npy", "test_ids.csv", "decision.json", "decision.png"):  # made from fewer folds
+        (run / name).unlink(missing_ok=True)
     write_json(run / "scores.json", scores)
 
 

@@ -1,6 +1,9 @@
 """A recipe becomes a fastai Learner, and a Learner is trained through the recipe's stages."""
 
 import logging
+import math
+import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +66,8 @@ def make_net(recipe: Recipe) -> model.TileNet:
     """The recipe's net on the device. Its random weights follow from the recipe's seed."""
     if device() == "cpu":
         keep_freed_memory()
+    if recipe.net.pretrained and not recipe.net.weights:
+        print(f"weights of {recipe.net.encoder}: from the hub or its cache", file=sys.stderr)
     torch.manual_seed(recipe.seed)
     net = model.build(
         encoder=recipe.net.encoder,
@@ -119,16 +124,21 @@ def make_learner(
         splitter=lambda net: net.parameter_groups(),
         lr=first.lr,
         metrics=TileScore(),
+        cbs=[LossScaling(device())] if net.precision is torch.float16 else [],
     )
 
 
 def _check(recipe: Recipe) -> None:
-    """Names that would otherwise be looked up only after hours of training."""
+    """Names and values that would otherwise be looked at only after hours of training."""
     check_tta(recipe.tta)
-    for stage in recipe.stages:
+    plan(recipe, n_tiles=1)
+    for number, stage in enumerate(recipe.stages):
         losses.mix(stage.loss)
         if stage.optimiser not in OPTIMISERS:
             raise InputError(f"unknown optimiser {stage.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
+        for key in ("encoder_lr", "weight_decay"):
+            if not 0 <= getattr(stage, key) < math.inf:
+                raise InputError(f"recipe key stages.{number}.{key} must be 0 or more, not {getattr(stage, key)}")
 
 
 def _optimiser(stage: Stage) -> partial:
@@ -166,16 +176,17 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
     Raises InputError when the loss stops being a number.
     """
     state, saved = State(), None
-    scaling = LossScaling(device()) if learn.model.precision is torch.float16 else None
+    scaling = getattr(learn, "loss_scaling", None)
     if resume and (folder / "resume.pt").exists():
         state, saved = checkpoint.load_resume(folder / "resume.pt", device())
-        learn.model.load_state_dict(saved["net"])
+        checkpoint.fill(learn.model, saved["net"], folder / "resume.pt")
         if scaling and saved["scaler"]:
             scaling.scaler.load_state_dict(saved["scaler"])
     epochs = plan(recipe, learn.dls.train.n)
     stop = StopRequest()
-    shared = [scaling, Progress(state, epochs, recipe), TensorBoard(state, folder) if tensorboard else None]
-    with stop.listening(), learn.no_bar(), learn.no_logging():
+    progress = Progress(state, epochs, recipe)
+    shared = [progress, TensorBoard(state, folder) if tensorboard else None]
+    with stop.listening(), closing(progress.bar), learn.no_bar(), learn.no_logging():
         for number, stage in enumerate(recipe.stages):
             ahead = [epoch for epoch in epochs if epoch.stage == number and epoch.number >= state.epoch]
             if not ahead:
@@ -186,11 +197,18 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
             journal = Journal(state, folder, stop, conductor, scaling)
             averaging = Averaging(state) if stage.average else None
             callbacks = [callback for callback in (conductor, averaging, journal, *shared) if callback]
-            learn.fit(len(ahead), cbs=callbacks)
+            try:
+                learn.fit(len(ahead), cbs=callbacks)
+            except InputError as error:  # fastai puts the callback's name before what a callback raises
+                raise InputError(str(error).rpartition(":\n\t")[2]) from None
+            except RuntimeError:
+                if not stop.asked:  # a SIGTERM to the whole group also ends the loader's processes
+                    raise
             if stop.asked:
                 return None
             state.epoch, state.step = ahead[-1].number + 1, 0
     return state
 
 
-logging.getLogger("timm").setLevel(logging.WARNING)  # its notes on loading weights are ours to give
+# the hub's retries fill a screen; the one line that matters comes from kit.nets.encoders
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -4,12 +4,13 @@ The order of the tiles and their augmentation are functions of (seed, epoch), an
 epoch: so a training that was cut goes on exactly where it stopped.
 """
 
-import os
+import signal
 
 import numpy as np
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorImage, TensorMask
 
+from kit.runs import cpus
 from kit.training.augment import Augmenter
 
 
@@ -59,13 +60,17 @@ class TileLoader(TfmdDL):
         if self.part is None:
             self.epoch += 1
         first, last = self.part or (0, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        order = np.random.default_rng((self.seed, self.epoch, 0, 1)).permutation(self.n)
         return [(self.epoch, int(i)) for i in order[first * self.bs : last * self.bs]]
 
     def __len__(self) -> int:
         if not self.shuffle:
             return super().__len__()
         return self.steps_per_epoch if self.part is None else self.part[1] - self.part[0]
+
+    def wif(self) -> None:
+        """In each loader process: Ctrl-C, which every process of the terminal gets, is for the trainer to answer."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def create_batch(self, items: list) -> tuple[TensorImage, TensorMask]:
         images, masks = zip(*items, strict=True)
@@ -74,7 +79,7 @@ class TileLoader(TfmdDL):
 
 def workers(device: str) -> int:
     """Loader processes: none on a CPU, where the net needs every core and augmentation costs 1 % of a step."""
-    return 0 if device == "cpu" else min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+    return 0 if device == "cpu" else min(8, max(1, cpus() - 1))
 
 
 def make_loaders(

@@ -171,6 +171,16 @@ def test_a_plateau_stage_lowers_its_rate_and_ends_early(tmp_path):
     assert [rate[-1] / lr for rate in rates.rates[::4]] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+def test_tensorboard_gets_the_history(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    learn = learner.make_learner(tiny_recipe(), TILES, 0)
+    state = learner.fit(learn, tiny_recipe(), tmp_path, resume=False, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for key in ("score", "train_loss", "valid_loss", "lr"):
+        assert [event.value for event in events.Scalars(key)] == pytest.approx([row[key] for row in state.rows])
+
+
 def test_timing_the_first_steps_leaves_the_weights_alone():
     learn = learner.make_learner(tiny_recipe(), TILES, 0)
     before = {key: tensor.clone() for key, tensor in learn.model.state_dict().items()}
@@ -180,15 +190,25 @@ def test_timing_the_first_steps_leaves_the_weights_alone():
 
 
 @pytest.mark.parametrize("allowed", [30, 100, 1000])
+def test_float16_scales_its_loss_for_every_way_of_training():
+    learn = learner.make_learner(tiny_recipe("precision=float16"), TILES, 0)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-3)
+    scale = learn.loss_scaling.scaler.get_scale()
+    assert scale > 1
+    assert all(tensor.isfinite().all() for tensor in learn.model.state_dict().values())
+
+
 def test_a_time_budget_is_spent_and_not_passed(monkeypatch, allowed):
     """At 0.5 s a step and 0.1 s a look at a tile, counted by hand; the shares of the stages stay."""
-    monkeypatch.setattr(budget, "_step_seconds", lambda learn: 0.5)
+    monkeypatch.setattr(budget, "_step_seconds", lambda learn, bs: 0.5)
     monkeypatch.setattr(budget, "_look_seconds", lambda learn: 0.1)
+    monkeypatch.setattr(budget, "_save_seconds", lambda learn: 0.2)
     recipe, learn = tiny_recipe(), learner.make_learner(tiny_recipe(), TILES, 0)
     fitted = budget.fit_to(recipe, learn, allowed)
     epochs = plan(fitted, 24)
-    after = 0.1 * (8 * 6 + 24)  # candidates and out-of-fold with two views, and batch-norm over the training tiles
-    spent = 0.5 * sum(epoch.steps for epoch in epochs) + 0.1 * 8 * len(epochs) + after
+    after = 0.1 * (8 * 3 + 8 * 2 + 24) + 0.2  # three candidates, two views out of fold, batch-norm over training tiles
+    spent = 0.5 * sum(epoch.steps for epoch in epochs) + (0.1 * 8 + 0.2) * len(epochs) + after
     assert 0.8 * allowed < spent <= (1 - budget.RESERVE) * allowed
     shares = [stage.epochs / fitted.epochs for stage in fitted.stages]
     assert shares == pytest.approx([stage.epochs / recipe.epochs for stage in recipe.stages])
@@ -203,6 +223,9 @@ def test_mistakes_are_refused_before_anything_is_trained():
         (["data.augment=defalt"], "default"),
         (["data.folds_by=cover"], "coverage"),
         (["limit=3"], "limit 3 is too small"),
+        (["stages.1.schedule=cosine"], "schedule"),
+        (["stages.1.encoder_lr=-1"], "encoder_lr must be 0 or more"),
+        (["data.size=-5", "data.fit=resize"], "size -5 is too small"),
     ]:
         with pytest.raises(InputError, match=words):
             learner.make_learner(tiny_recipe(*settings), TILES, 0)

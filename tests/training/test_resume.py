@@ -5,6 +5,7 @@ import shutil
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -99,6 +100,23 @@ def test_killed_anywhere_it_ends_where_it_would_have(reference, tmp_path, step, 
     assert_equal(train(tmp_path / "run", tiny_recipe()), reference)
 
 
+def test_asked_to_stop_while_validating_it_validates_again(reference, tmp_path):
+    class AskInValidation(Callback):
+        order, seen = 60, 0
+
+        def after_batch(self) -> None:
+            AskInValidation.seen += not self.training
+            if not self.training and AskInValidation.seen == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    run = train(tmp_path / "run", tiny_recipe(), AskInValidation())
+    state, _ = checkpoint.load_resume(run.fold(0) / "resume.pt", "cpu")
+    assert state.step == plan(tiny_recipe(), 24)[state.epoch].steps
+    assert_equal(train(run.path, tiny_recipe()), reference)
+    histories = [pd.read_csv(each.fold(0) / "history.csv").drop(columns="seconds") for each in (run, reference)]
+    pd.testing.assert_frame_equal(*histories)
+
+
 @pytest.mark.parametrize("step", [1, 6, 16])
 def test_asked_to_stop_it_saves_in_mid_epoch_and_goes_on(reference, tmp_path, step):
     class AskAt(Callback):
@@ -141,10 +159,29 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path):
                 with torch.no_grad():
                     next(self.learn.model.parameters()).fill_(torch.nan)
 
-    with pytest.raises(InputError, match=r"no longer a number.*last good state"):
+    with pytest.raises(InputError, match=r"^the loss is no longer a number.*last good state"):
         train(tmp_path / "run", tiny_recipe(), Poison())
     state, saved = checkpoint.load_resume(tmp_path / "run" / "fold_0" / "resume.pt", "cpu")
     assert state.rows
+    assert all(torch.isfinite(tensor).all() for tensor in saved["net"].values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    """The last step of an epoch spoils the weights: its own loss, taken before the step, is still a number."""
+
+    class Spoil(Callback):
+        order, seen = 100, 0
+
+        def after_step(self) -> None:
+            Spoil.seen += 1
+            if Spoil.seen == 6:
+                with torch.no_grad():
+                    next(self.learn.model.parameters()).fill_(torch.nan)
+
+    with pytest.raises(InputError, match="^weights are no longer numbers"):
+        train(tmp_path / "run", tiny_recipe(), Spoil())
+    state, saved = checkpoint.load_resume(tmp_path / "run" / "fold_0" / "resume.pt", "cpu")
+    assert len(state.rows) == 1
     assert all(torch.isfinite(tensor).all() for tensor in saved["net"].values())
 
 
