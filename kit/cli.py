@@ -37,10 +37,10 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno in DISK_FULL:
             _fail(f"no room to write {error.filename or 'a file'} ({error.strerror}): free disk space; "
-                  "a training goes on from its last good state with --resume", INPUT_WRONG)  # fmt: skip
-        if isinstance(error, PermissionError):
-            _fail(f"{error.filename} cannot be opened or written (permission denied): "
-                  "change its permissions or choose another folder", INPUT_WRONG)  # fmt: skip
+                  "what was there before is kept, and a training goes on with --resume", INPUT_WRONG)  # fmt: skip
+        if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+            _fail(f"{error.filename} cannot be opened or written ({error.strerror}): "
+                  "mend that path or choose another one", INPUT_WRONG)  # fmt: skip
         raise
 
 
@@ -77,7 +77,14 @@ def data_dir(given: str | None) -> Path:
 
 def data_of_run(run: Run, given: str | None) -> Path:
     """The data folder given on the command line, else the one that the run was trained on."""
-    return data_dir(given) if given else Path(read_json(run / "environment.json")["data"])
+    if given:
+        return data_dir(given)
+    record = read_json(run / "environment.json")
+    if not isinstance(record, dict) or not {"data", "fingerprint", "folds"} <= record.keys():
+        raise InputError(f"{run / 'environment.json'} is not what train.py wrote: restore it")
+    if not Path(record["data"]).is_dir():
+        raise InputError(f"{record['data']}, which {run.path} was trained on, is not there: say where with --data")
+    return Path(record["data"])
 
 
 def seconds(flag: str, text: str) -> float:

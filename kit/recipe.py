@@ -129,6 +129,8 @@ def check(recipe: Recipe) -> Recipe:
     """The recipe itself. Raises InputError for numbers that no training can have."""
     if not recipe.stages:
         raise InputError(f"recipe {recipe.name} has no [[stages]]: give it at least one")
+    if recipe.limit < 0:
+        raise InputError(f"recipe key limit must be 0 (all tiles) or more, not {recipe.limit}")
     if not 0 <= recipe.seed < 2**32:
         raise InputError(f"recipe key seed must be 0 to {2**32 - 1}, not {recipe.seed}")
     for number, stage in enumerate(recipe.stages):
@@ -143,7 +145,7 @@ def from_dict(values: dict[str, Any]) -> Recipe:
 
 
 def dumps(recipe: Recipe) -> str:
-    """The whole recipe as TOML: `load` of it gives an equal recipe."""
+    """The whole recipe as TOML: `load` of it gives an equal recipe, without a parent."""
     lines, tables = [], []
     for item in fields(recipe):
         value = getattr(recipe, item.name)
@@ -153,12 +155,17 @@ def dumps(recipe: Recipe) -> str:
             for stage in value:
                 tables += ["", "[[stages]]", *_pairs(stage)]
         elif item.name != "parent":  # a resolved recipe stands alone
-            lines.append(f"{item.name} = {json.dumps(value)}")
+            lines.append(f"{item.name} = {_toml(value)}")
     return "\n".join(lines + tables) + "\n"
 
 
 def _pairs(value: Any) -> list[str]:
-    return [f"{item.name} = {json.dumps(getattr(value, item.name))}" for item in fields(value)]
+    return [f"{item.name} = {_toml(getattr(value, item.name))}" for item in fields(value)]
+
+
+def _toml(value: Any) -> str:
+    """JSON's text of a string, number or truth value is TOML's too, but for surrogate pairs and one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -249,6 +256,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return tuple(_convert(get_args(kind)[0], item, f"{where}.{i}") for i, item in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)
+    if kind is float and type(value) is float and not math.isfinite(value):
+        raise InputError(f"recipe key {where} must be a finite number, not {value}")
     if type(value) is not kind:
         raise InputError(f"recipe key {where} must be of type {kind.__name__}, not {value!r}")
     return value

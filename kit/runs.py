@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -118,7 +119,7 @@ class Run:
 
 def new_run(name: str) -> Run:
     """The run `name` under runs/, which must be a plain name and not taken."""
-    if not name or Path(name).name != name or name in (".", "..", "latest"):
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.endswith(".csv") or name == "latest":
         raise InputError(f"--run {name!r} is no usable name: give a plain folder name such as resnet34-a")
     run = Run(Path("runs") / name)
     if (run / "recipe.toml").exists():

@@ -4,6 +4,7 @@ python scripts/submit.py resnet34-a --dry-run
 python scripts/submit.py submissions/mine.csv --dry-run --data data
 """
 
+import shlex
 from pathlib import Path
 
 import _path  # noqa: F401
@@ -26,7 +27,7 @@ def main() -> None:
     from kit.leaderboard import submission
     from kit.scoring.decide import decision_of, test_masks
 
-    if args.what.endswith(".csv"):
+    if args.what.lower().endswith(".csv"):
         path, data = Path(args.what), cli.data_dir(args.data)
         loaded = tiles.load(data)
     else:
@@ -40,7 +41,7 @@ def main() -> None:
     if (data / "demo_answers.csv").exists():
         print(f"score against {data / 'demo_answers.csv'}: {submission.score(path, data / 'demo_answers.csv'):.4f}")
     else:
-        print(f'send it: kaggle competitions submit {TGS.slug} -f {path} -m "{path.stem}"')
+        print(f"send it: kaggle competitions submit {TGS.slug} -f {shlex.quote(str(path))} -m {shlex.quote(path.stem)}")
 
 
 if __name__ == "__main__":

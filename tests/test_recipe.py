@@ -15,9 +15,9 @@ def test_packaged_recipes_survive_the_way_to_toml_and_back(name, tmp_path):
 
 
 def test_strings_that_need_quoting_survive(tmp_path):
-    loaded = recipe.load("baseline", ['source=a "quoted" \\ slash and ü'])
+    loaded = recipe.load("baseline", ['source=a "quoted" \\ slash, ü, 🧂 and \x7f'])
     (tmp_path / "copy.toml").write_text(recipe.dumps(loaded))
-    assert recipe.load(str(tmp_path / "copy.toml")).source == 'a "quoted" \\ slash and ü'
+    assert recipe.load(str(tmp_path / "copy.toml")).source == 'a "quoted" \\ slash, ü, 🧂 and \x7f'
 
 
 def test_a_child_changes_only_what_it_says(tmp_path, monkeypatch):
@@ -50,7 +50,9 @@ def test_settings_override_one_key_each():
         ("net.pretrained=1", ["net.pretrained", "bool"]),
         ("net=resnet34", ["'net'"]),
         ("stages.0.epochs=0", ["stages.0.epochs", "above 0"]),
-        ("stages.0.lr=nan", ["stages.0.lr", "above 0"]),
+        ("stages.0.lr=nan", ["stages.0.lr", "finite"]),
+        ("stages.0.epochs=inf", ["stages.0.epochs", "finite"]),
+        ("limit=-3", ["limit", "0 (all tiles)"]),
         ("net.stem", ["no '='"]),
     ],
 )

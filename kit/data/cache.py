@@ -62,7 +62,7 @@ def write(data: Path, maker: str, arrays: dict[str, np.ndarray], fingerprint: st
             _write(folder, arrays, {"maker": maker, "fingerprint": fingerprint, "sources": sources})
             return
         except OSError as error:
-            reason = f"{folder}: {error.strerror}"
+            reason = f"{folder}: {error.strerror or error}"
             with contextlib.suppress(OSError):  # a full disk gets its space back
                 for name in arrays:
                     _file(folder, name).unlink(missing_ok=True)

@@ -22,12 +22,12 @@ from kit.errors import InputError
 
 FILES = (
     "demo_mosaic.csv",  # the first to be put in place: it is how a folder is known to be ours
-    "demo_answers.csv",
     "train.csv",
     "depths.csv",
     "sample_submission.csv",
     "train.zip",
     "test.zip",
+    "demo_answers.csv",  # the last: it is how a folder is known to be complete
 )
 PARTIAL = ".demo_partial"
 BLACK = 0.02  # share of tiles that are constant, in train and in test
@@ -52,6 +52,8 @@ def write(path: str | Path, n_train: int, n_test: int, seed: int) -> None:
         raise InputError(
             f"demo data of {n_train} train and {n_test} test tiles is too small: ask for at least 4 of each"
         )
+    if seed < 0:
+        raise InputError(f"a seed of {seed} is no seed: give 0 or more")
     _refuse_foreign(path)
     partial = path / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)

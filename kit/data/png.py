@@ -9,9 +9,6 @@ from kit.errors import InputError
 
 SALT_VALUES = (1, 255, 65535)  # of a 1-bit (or hand-made), an 8-bit and a 16-bit mask
 
-# What pillow raises for a damaged file depends on the byte that is damaged.
-PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-
 
 def read_image(data: bytes, where: str, shape: tuple[int, int], mixed: bool = False) -> np.ndarray:
     """The grey levels of a tile, `shape` uint8. 16-bit levels keep their upper 8 bits; transparency is ignored.
@@ -19,7 +16,11 @@ def read_image(data: bytes, where: str, shape: tuple[int, int], mixed: bool = Fa
     `mixed` tells that tiles read before had the right shape. Raises InputError, as read_mask does.
     """
     grey = _grey(data, where, shape, mixed)
-    return grey if grey.dtype == np.uint8 else (grey >> 8).astype(np.uint8)
+    if grey.dtype == np.uint8:
+        return grey
+    if 0 < grey.max() < 256:
+        raise InputError(f"{where} is a 16-bit image with 8-bit values, nearly black: save it as 8 bits, or restore it")
+    return (grey >> 8).astype(np.uint8)
 
 
 def read_mask(data: bytes, where: str, shape: tuple[int, int]) -> np.ndarray:
@@ -48,7 +49,7 @@ def _grey(data: bytes, where: str, shape: tuple[int, int], mixed: bool) -> np.nd
             colours = np.asarray(picture.convert("RGBA"))[..., :3]
     except InputError:
         raise
-    except PNG_ERRORS as error:
+    except Exception as error:  # what pillow raises depends on the byte that is damaged, IndexError too
         raise InputError(f"{where} is no PNG, or a damaged one ({_reason(error)}): restore the file") from None
     if (colours != colours[..., :1]).any():
         row, column = np.argwhere((colours != colours[..., :1]).any(-1))[0]

@@ -83,6 +83,7 @@ def _encode_chunk(masks: np.ndarray, words: list[str]) -> list[str]:
 def decode_many(texts: Sequence[str], shape: tuple[int, int] = TGS.tile_shape) -> np.ndarray:
     """The masks (N, H, W), bool, of run-length texts. RunLengthError (a ValueError) names the first bad text."""
     height, width = shape
+    texts = list(texts)
     runs = parse(texts, shape)
     masks = np.zeros((len(texts), height, width), bool)
     # Mark the pixels where salt begins and those where it has ended, then walk down the columns flipping at each
@@ -110,7 +111,7 @@ def parse(texts: Sequence[str], shape: tuple[int, int] = TGS.tile_shape) -> Runs
     RunLengthError names the first text that is no mask of this shape: an odd count of numbers, something other than
     whole numbers, a run that is empty, leaves the tile, overlaps the one before it or comes out of order.
     """
-    size = shape[0] * shape[1]
+    size, texts = shape[0] * shape[1], list(texts)
     runs = _parse_all(texts, size)
     if runs is None:
         index = bisect_left(range(len(texts)), True, key=lambda last: _parse_all(texts[: last + 1], size) is None)

@@ -19,7 +19,7 @@ class Table:
 
     def row(self, index: int) -> str:
         """How a message calls a row."""
-        return f"{self.where} line {self.lines[index]} (id {self.ids[index]})"
+        return f"{self.where} line {self.lines[index]} (id {self.ids[index][:40]!r})"
 
 
 def read(folder: Folder, name: str, columns: tuple[str, str]) -> Table | None:
@@ -34,13 +34,13 @@ def read(folder: Folder, name: str, columns: tuple[str, str]) -> Table | None:
     absent = [column for column in columns if header.count(column) != 1]
     if absent:
         raise InputError(
-            f"{where} line 1: the columns are {', '.join(header) or 'none'}, "
+            f"{where} line 1: the columns are {', '.join(header)[:80] or 'none'}, "
             f"but {' and '.join(absent)} must be there once: restore the header {','.join(columns)}"
         )
     for line, row in rows:
         if len(row) != len(header):
             raise InputError(
-                f"{where} line {line} (id {row[0]}): {len(row)} values under {len(header)} columns: "
+                f"{where} line {line} (id {row[0][:40]!r}): {len(row)} values under {len(header)} columns: "
                 "mend the row or download the file again"
             )
     ids, values = ([row[header.index(column)] for _, row in rows] for column in columns)

@@ -162,6 +162,13 @@ def _check_ids(sources: _Sources) -> None:
                 f"{table.row(lost[0])}: no file {table.ids[lost[0]]}.png in {images.where} "
                 f"({len(lost)} of {len(table.ids)} ids without a file): restore the files or remove the rows"
             )
+        known = set(table.ids)
+        extra = sorted(name for name in images.files if name.endswith(".png") and name[:-4] not in known)
+        if extra:
+            raise InputError(
+                f"{images.where}/{extra[0]} has no row in {table.where} ({len(extra)} of {len(images.files)} files "
+                f"without a row): {DOWNLOAD}, or remove the files"
+            )
     test_ids = set(sources.test.ids)
     for index, name in enumerate(sources.train.ids):
         if name in test_ids:
@@ -175,7 +182,7 @@ def _depths(table: Table) -> dict[str, float]:
     depth = {}
     for index, (name, text) in enumerate(zip(table.ids, table.values, strict=True)):
         try:
-            depth[name] = float(text or "nan")
+            depth[name] = float(text or "nan") if text.isascii() and "_" not in text else math.inf
         except ValueError:
             depth[name] = math.inf
         if text and not math.isfinite(depth[name]):

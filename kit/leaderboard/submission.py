@@ -83,6 +83,8 @@ def write_of_run(name: str, ids: Sequence[str], masks: np.ndarray, sample: Sampl
 def score(path: Path | str, answers: Path | str) -> float:
     """The competition's score of a submission against a file of answers in the same format and order."""
     (_, (_, *rows)), (_, (_, *truth)) = _read(path), _read(answers)
+    for each in (path, answers):
+        validate(each, TGS)
     masks = [rle.decode_many([cells[1] for cells in table], TGS.tile_shape) for table in (rows, truth)]
     if [cells[0] for cells in rows] != [cells[0] for cells in truth]:
         raise SubmissionError(
@@ -180,6 +182,9 @@ def _read(path: Path | str) -> _Table:
         reader = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
         table = _Table([], [])
         for row in reader:
+            if reader.line_num != (table.lines[-1] if table.lines else 0) + 1:
+                line = table.lines[-1] + 1
+                raise SubmissionError(f"{path}, line {line}: a quoted cell spans lines: write id,runs without quotes")
             table.lines.append(reader.line_num)
             table.rows.append(row)
     except UnicodeDecodeError as error:
@@ -187,7 +192,7 @@ def _read(path: Path | str) -> _Table:
         raise SubmissionError(f"{path}, line {line} is not UTF-8: save the file as CSV in UTF-8") from None
     except csv.Error as error:
         raise SubmissionError(
-            f"{path}, line {reader.line_num} is not CSV ({error}): write id,runs without quotes"
+            f"{path}, line {(table.lines or [0])[-1] + 1} is not CSV ({error}): write id,runs without quotes"
         ) from None
     if not table.rows:
         raise SubmissionError(f"{path} is empty: build it again")

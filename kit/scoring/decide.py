@@ -5,17 +5,21 @@ import pandas as pd
 
 from kit.data.tiles import Tiles
 from kit.errors import InputError
-from kit.runs import Run
+from kit.runs import Run, read_json
 from kit.scoring.postprocess import CHUNK
 from kit.scoring.threshold import CONSTANT_EMPTY, Decision, Tuning, tune
 
 
 def tune_run(run: Run, tiles: Tiles) -> Tuning:
-    """Tune on runs/NAME/oof.npy and write decision.json. Raises InputError where the run has no such predictions."""
-    prob, ids = _predictions(run, "oof", "train a fold that validates: python scripts/train.py --fold 0")
+    """Tune on runs/NAME/oof.npy and write decision.json.
+
+    Raises InputError where the run has no such predictions, or was trained on other tiles.
+    """
+    if tiles.fingerprint != read_json(run / "environment.json").get("fingerprint"):
+        raise InputError(f"{run.path} was trained on other tiles than these: give its own data with --data")
+    prob, ids = _predictions(run, "oof", tiles, f"go on with python scripts/train.py --run {run.name} --resume")
     rows = _rows(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
-    table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
-    tuning = tune(prob, tiles.masks[rows], table.loc[ids, "fold"].to_numpy(), tiles.constant("train")[rows])
+    tuning = tune(prob, tiles.masks[rows], _folds(run, ids), tiles.constant("train")[rows])
     tuning.decision.to_json(run / "decision.json")
     return tuning
 
@@ -31,7 +35,7 @@ def test_masks(run: Run, tiles: Tiles) -> tuple[list[str], np.ndarray]:
 
     Raises InputError where the run has no test predictions, or those of other tiles.
     """
-    prob, ids = _predictions(run, "test", f"run python scripts/predict.py {run.name}")
+    prob, ids = _predictions(run, "test", tiles, f"run python scripts/predict.py {run.name}")
     constant = tiles.constant("test")[_rows(tiles.test_ids, ids, f"{run / 'test_ids.csv'}")]
     decision = decision_of(run)
     masks = np.empty(prob.shape, bool)
@@ -41,18 +45,37 @@ def test_masks(run: Run, tiles: Tiles) -> tuple[list[str], np.ndarray]:
     return list(ids), masks
 
 
-def _predictions(run: Run, split: str, mend: str) -> tuple[np.ndarray, pd.Series]:
+def _predictions(run: Run, split: str, tiles: Tiles, mend: str) -> tuple[np.ndarray, pd.Series]:
+    """Probabilities (n, H, W) and their ids, each looked at: a NaN would pass for an empty mask."""
     path = run / f"{split}.npy"
     if not path.exists() or not (run / f"{split}_ids.csv").exists():
-        raise InputError(f"{path} is missing: {mend}")
+        raise InputError(f"{path} or its ids are missing: {mend}")
     try:
         prob = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is damaged ({error}): {mend}") from None
-    ids = pd.read_csv(run / f"{split}_ids.csv", dtype=str, keep_default_na=False)["id"]
-    if len(ids) != len(prob):
-        raise InputError(f"{path} has {len(prob)} tiles and its ids {len(ids)}: {mend}")
+        ids = pd.read_csv(run / f"{split}_ids.csv", dtype=str, keep_default_na=False)["id"]
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise InputError(f"{path} or its ids are damaged ({error}): {mend}") from None
+    if prob.dtype.kind != "f" or prob.shape != (len(ids), *tiles.masks.shape[1:]) or ids.duplicated().any():
+        raise InputError(f"{path} ({prob.dtype} {prob.shape}) and its {len(ids)} ids do not fit together: {mend}")
+    for first in range(0, len(prob), CHUNK):
+        part = prob[first : first + CHUNK]
+        sound = ((part >= 0) & (part <= 1)).all(axis=(1, 2))
+        if not sound.all():
+            name = ids.iloc[first + int(np.argmin(sound))]
+            raise InputError(f"{path}, id {name}: not a probability (NaN, or outside 0 to 1): train and predict again")
     return prob, ids
+
+
+def _folds(run: Run, ids: pd.Series) -> np.ndarray:
+    """The fold of each id, from folds.csv."""
+    try:
+        table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
+        folds = table["fold"].reindex(ids)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{run / 'folds.csv'} is damaged ({error}): restore it") from None
+    if folds.isna().any():
+        raise InputError(f"{run / 'folds.csv'} lacks id {ids.iloc[int(np.argmax(folds.isna()))]}: restore it")
+    return folds.to_numpy(int)
 
 
 def _rows(known: np.ndarray, ids: pd.Series, where: str) -> np.ndarray:

@@ -77,7 +77,8 @@ class Decision:
         try:
             decision = cls(**{**values, "rules": tuple(values["rules"])})
             known = set(values) == {field.name for field in fields(cls)} and set(decision.rules) <= {CONSTANT_EMPTY}
-            valid = known and 0 < decision.threshold < 1 and decision.min_component >= 0
+            whole = type(decision.min_component) is int and 0 <= decision.min_component <= max(SIZES)
+            valid = known and whole and 0 < decision.threshold < 1
         except (TypeError, KeyError):
             valid = False
         if not valid:

@@ -120,7 +120,7 @@ def _resume(args: argparse.Namespace) -> None:
         raise InputError(f"--resume goes on with the recipe of {run.path}: leave out --{given[0].replace('_', '-')}")
     recipe = recipes.load(str(run / "recipe.toml"))
     request = runs.read_json(run / "environment.json")
-    data = Path(request["data"]) if args.data is None else cli.data_dir(args.data)
+    data = cli.data_of_run(run, args.data)
     tiles = tile_files.load(data)
     if tiles.fingerprint != request["fingerprint"]:
         raise InputError(
