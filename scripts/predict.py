@@ -28,9 +28,8 @@ def main() -> None:
             run, recipe.load(str(run / "recipe.toml")), tiles.load(cli.data_of_run(run, args.data)), args.tta
         )
     print(f"written: {path}")
-    print(
-        f"next: python scripts/{'tune_threshold.py' if (run / 'oof.npy').exists() else 'submit.py --dry-run'} {run.name}"
-    )
+    following = "tune_threshold.py" if (run / "oof.npy").exists() else "submit.py --dry-run"
+    print(f"next: python scripts/{following} {run.name}")
 
 
 if __name__ == "__main__":

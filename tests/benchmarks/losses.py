@@ -15,7 +15,7 @@ def rows(tiles: Tiles, folder: Path) -> Iterator[Row]:
     """A batch of 32 tiles of 101x101."""
     rounds = 15
     logits = torch.randn(32, 101, 101, requires_grad=True)
-    targets = torch.from_numpy(tiles.masks[:32]).float()
+    targets = torch.tensor(tiles.masks[:32]).float()
     peer = LovaszLoss(mode="binary", per_image=True)
 
     def step(loss):

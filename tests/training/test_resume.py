@@ -178,7 +178,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
                 with torch.no_grad():
                     next(self.learn.model.parameters()).fill_(torch.nan)
 
-    with pytest.raises(InputError, match="^weights are no longer numbers"):
+    with pytest.raises(InputError, match=r"^weights are no longer numbers"):
         train(tmp_path / "run", tiny_recipe(), Spoil())
     state, saved = checkpoint.load_resume(tmp_path / "run" / "fold_0" / "resume.pt", "cpu")
     assert len(state.rows) == 1
