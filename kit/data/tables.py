@@ -19,7 +19,12 @@ class Table:
 
     def row(self, index: int) -> str:
         """How a message calls a row."""
-        return f"{self.where} line {self.lines[index]} (id {self.ids[index][:40]!r})"
+        return f"{self.where} line {self.lines[index]} (id {plain(self.ids[index])})"
+
+
+def plain(name: str) -> str:
+    """An id as a message can show it on its one line."""
+    return name if name.isprintable() and len(name) <= 40 else repr(name[:40])
 
 
 def read(folder: Folder, name: str, columns: tuple[str, str]) -> Table | None:
@@ -40,7 +45,7 @@ def read(folder: Folder, name: str, columns: tuple[str, str]) -> Table | None:
     for line, row in rows:
         if len(row) != len(header):
             raise InputError(
-                f"{where} line {line} (id {row[0][:40]!r}): {len(row)} values under {len(header)} columns: "
+                f"{where} line {line} (id {plain(row[0])}): {len(row)} values under {len(header)} columns: "
                 "mend the row or download the file again"
             )
     ids, values = ([row[header.index(column)] for _, row in rows] for column in columns)

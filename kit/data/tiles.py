@@ -162,19 +162,20 @@ def _check_ids(sources: _Sources) -> None:
                 f"{table.row(lost[0])}: no file {table.ids[lost[0]]}.png in {images.where} "
                 f"({len(lost)} of {len(table.ids)} ids without a file): restore the files or remove the rows"
             )
-        known = set(table.ids)
-        extra = sorted(name for name in images.files if name.endswith(".png") and name[:-4] not in known)
-        if extra:
-            raise InputError(
-                f"{images.where}/{extra[0]} has no row in {table.where} ({len(extra)} of {len(images.files)} files "
-                f"without a row): {DOWNLOAD}, or remove the files"
-            )
     test_ids = set(sources.test.ids)
     for index, name in enumerate(sources.train.ids):
         if name in test_ids:
             raise InputError(
                 f"{sources.train.row(index)}: the id stands in {sources.test.where} too, "
                 "but a tile is of train or of test: remove one of them"
+            )
+    for table, images in ((sources.train, sources.train_images), (sources.test, sources.test_images)):
+        known = set(table.ids)
+        extra = sorted(name for name in images.files if name.endswith(".png") and name[:-4] not in known)
+        if extra:
+            raise InputError(
+                f"{images.where}/{extra[0]} has no row in {table.where} ({len(extra)} of {len(images.files)} files "
+                f"without a row): {DOWNLOAD}, or remove the files"
             )
 
 

@@ -49,7 +49,7 @@ def train_folds(
               f"{model.parameter_count(learn.model):,} parameters, {learn.dls.device}, "
               f"{str(learn.model.precision or 'float32').removeprefix('torch.')}", flush=True)  # fmt: skip
         folder = run.fold(fold)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         state = fit(learn, recipe, folder, resume=True, tensorboard=tensorboard)
         if state is None:
             return False

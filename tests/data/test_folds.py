@@ -163,7 +163,7 @@ ONE = square(3)
         ({"n_folds": 1}, "1 folds for 9 training tiles: ask for at least 2"),
         ({"n_folds": 10}, "10 folds for 9 training tiles"),
         ({"by": "colour"}, "'colour': choose one of coverage, random, depth, mosaic"),
-        ({"by": "mosaic"}, "folds by mosaic need the mosaic: run python scripts/mosaic.py"),
+        ({"by": "mosaic"}, "folds by mosaic need a placement table"),
         ({"by": "mosaic", "placement": ONE}, "1 mosaics cannot make 2 folds"),
         ({"by": "mosaic", "placement": ONE.drop(columns="mosaic")}, "no column 'mosaic'"),
         ({"by": "mosaic", "placement": pd.concat([ONE, ONE.tail(1)])}, "places tile t0008 twice"),

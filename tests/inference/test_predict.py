@@ -75,3 +75,15 @@ def test_the_masks_of_a_run_become_its_submission(run, tmp_path, monkeypatch):
 def test_a_run_without_a_finished_fold_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no finished fold"):
         predict(Run(tmp_path), tiny_recipe(), TILES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])
+def test_what_is_no_probability_is_named_by_its_id(run, value):
+    """A NaN is below every threshold: unseen, it would be submitted as an empty mask."""
+    predict(run, tiny_recipe("data.folds=2"), TILES)
+    prob = np.load(run / "test.npy")
+    prob[5, 3, 3] = value
+    write_probabilities(run / "test.npy", prob.shape, [prob])
+    with pytest.raises(InputError, match=f"id {TILES.test_ids[5]}: not a probability"):
+        masks_of_test(run, TILES)

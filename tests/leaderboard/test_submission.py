@@ -114,8 +114,8 @@ def test_of_several_bad_lines_the_first_is_named(tmp_path, sample, change, line)
         validate(saved(tmp_path, content), sample)
 
 
-def test_lines_are_counted_in_the_file_as_it_is(tmp_path):
-    with pytest.raises(SubmissionError, match="line 4, id '1b': 'x'"):  # the quoted cell takes two lines
+def test_a_cell_over_two_lines_is_refused_where_it_begins(tmp_path):
+    with pytest.raises(SubmissionError, match="line 2: a quoted cell spans lines"):
         validate(saved(tmp_path, 'id,rle_mask\n0a,"1 2\n5 1"\n1b,x\n'), ["0a", "1b"])
 
 
