@@ -72,6 +72,14 @@ REFUSED: dict[str, tuple[Files, tuple[str, ...]]] = {
         edit("sample_submission.csv", "null", "nil"),
         ("line 4 (id nil)", "nil.png", "1 of 3"),
     ),
+    "file without a row": (
+        {"train/images/more.png": GOOD},
+        ("train/images/more.png", "has no row in", "train.csv", "1 of 5 files", "remove"),
+    ),
+    "8-bit levels in 16 bits": (
+        {IMAGE: small.png(np.full(small.SHAPE, 200, np.uint16))},
+        (IMAGE, "16-bit image with 8-bit values", "save it as 8 bits"),
+    ),
     "depth not a number": (edit("depths.csv", "1e5,", "1e5,deep"), ("depths.csv line 4 (id 1e5)", "'deep", "correct")),
     "depth infinite": (edit("depths.csv", "1e5,", "1e5,inf\nx,"), ("depths.csv line 4 (id 1e5)", "'inf'", "correct")),
     "depth nan": (
