@@ -3,7 +3,7 @@
 import ctypes
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
-GROW_BY = 512 << 20  # bytes
+GROW_BY = 64 << 20  # bytes
 
 
 def keep_freed_memory() -> bool:

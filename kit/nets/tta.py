@@ -38,7 +38,7 @@ def probabilities(net: nn.Module, images: np.ndarray, tta: str) -> Iterator[np.n
     """
     views = TTA[check_tta(tta)]
     device = next(net.parameters()).device
-    bs = 64 if device.type == "cuda" else 16  # a CPU gains nothing from more, and DynamicUnet's last maps are large
+    bs = 64 if device.type == "cuda" else 8  # a CPU gains nothing from more, and DynamicUnet's last maps are large
     net.eval()
     for first in range(0, len(images), bs):
         batch = torch.from_numpy(np.array(images[first : first + bs])).to(device)
