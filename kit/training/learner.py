@@ -156,10 +156,14 @@ def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
 
 
 def _begin_stage(learn: Learner, recipe: Recipe, stage: Stage, state: State, saved: dict | None) -> None:
-    """Set the stage's loss and, where it needs another one, its optimiser; give back the optimiser's saved state."""
+    """Set the stage's loss and, where it needs another one, its optimiser; give back the optimiser's saved state.
+
+    Another loss means a new optimiser: Adam remembers a thousand steps of the old gradients' size, and Lovasz after BCE
+    would begin with steps several times as long as its learning rate allows.
+    """
     learn.loss_func = losses.mix(stage.loss)
     frozen = stage.freeze and is_pretrained(recipe)
-    wanted = f"{stage.optimiser} {stage.weight_decay} {'frozen' if frozen else 'all'}"
+    wanted = f"{stage.optimiser} {stage.weight_decay} {stage.loss} {'frozen' if frozen else 'all'}"
     if learn.opt is None or state.optimiser != wanted:
         learn.opt_func = _optimiser(stage)
         learn.create_opt()
