@@ -71,7 +71,7 @@ def data_dir(given: str | None) -> Path:
     path = Path("data") / "demo"
     if not (path / "demo_answers.csv").exists():
         print(f"writing demo data to {path}")
-        demo.write(path, n_train=400, n_test=200, seed=0)
+        demo.write(path, n_train=800, n_test=200, seed=0)
     return path
 
 

@@ -34,6 +34,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, after waiting for the process that holds it; the kernel frees it with its process."""
+    with open(path, "a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
 def write_bytes(path: Path | str, content: bytes) -> None:
     """Write a file atomically and durably. OSError (a full disk) leaves what was there before."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -87,11 +95,18 @@ class Run:
         """Directory of one fold; None is the training on every tile."""
         return self.path / ("fold_none" if fold is None else f"fold_{fold}")
 
+    def weights(self, fold: int | None, name: str) -> list[Path]:
+        """The files of a fold's weights: one, or for "snapshots" as many as there are, the oldest first."""
+        if name == "snapshots":
+            return sorted((self.fold(fold) / "snapshots").glob("[0-9]*.safetensors"))
+        return [self.fold(fold) / f"{name}.safetensors"]
+
     def finished_folds(self) -> list[int | None]:
         """The folds that were trained to the end and have their weights, in order (None: trained on every tile)."""
         done = read_json(self / "scores.json")["folds"] if (self / "scores.json").exists() else {}
         used = {None if name == "none" else int(name): entry["weights"] for name, entry in done.items()}
-        return [fold for fold, weights in used.items() if (self.fold(fold) / f"{weights}.safetensors").exists()]
+        files = {fold: self.weights(fold, name) for fold, name in used.items()}
+        return [fold for fold, paths in files.items() if paths and all(path.exists() for path in paths)]
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -101,6 +101,8 @@ class Archive:
         for (name, *rest), info in members:
             if rest:
                 inner.setdefault(name, []).append((rest, info))
+            elif name in files:
+                raise InputError(f"{where} holds {name} twice: keep one of the two, or download the zip again")
             else:
                 files[name] = partial(_read_member, opened, info, f"{where}/{name}")
         zips = {_stem(name): partial(self._zip, files[name], f"{where}/{name}") for name in files if _is_zip(name)}

@@ -72,13 +72,14 @@ def write(data: Path, maker: str, arrays: dict[str, np.ndarray], fingerprint: st
 def _write(folder: Path, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     identities = {}
-    for name, array in arrays.items():
-        with runs.atomic_path(_file(folder, name)) as temporary, open(temporary, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-            identities[name] = _identity(temporary)
-    runs.write_json(folder / "manifest.json", {"format": FORMAT, **manifest, "arrays": identities})
+    with runs.exclusive(folder / ".lock"):  # of two first readers, one's manifest must not describe the other's arrays
+        for name, array in arrays.items():
+            with runs.atomic_path(_file(folder, name)) as temporary, open(temporary, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+                identities[name] = _identity(temporary)
+        runs.write_json(folder / "manifest.json", {"format": FORMAT, **manifest, "arrays": identities})
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
+from kit import runs
 from kit.data import rle, seismic
 from kit.data.competition import TGS
 from kit.errors import InputError
@@ -30,6 +31,7 @@ FILES = (
     "demo_answers.csv",  # the last: it is how a folder is known to be complete
 )
 PARTIAL = ".demo_partial"
+LOCK = ".demo_lock"
 BLACK = 0.02  # share of tiles that are constant, in train and in test
 TOGETHER = 0.5  # share of the others that come from sections and have neighbours
 BARE = 0.16  # share of lone tiles without salt
@@ -55,15 +57,17 @@ def write(path: str | Path, n_train: int, n_test: int, seed: int) -> None:
     if seed < 0:
         raise InputError(f"a seed of {seed} is no seed: give 0 or more")
     _refuse_foreign(path)
-    partial = path / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _fill(partial, n_train, n_test, np.random.default_rng(seed))
-        for name in FILES:
-            os.replace(partial / name, path / name)
-    finally:
-        shutil.rmtree(partial)
+    path.mkdir(parents=True, exist_ok=True)
+    with runs.exclusive(path / LOCK):
+        partial = path / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            _fill(partial, n_train, n_test, np.random.default_rng(seed))
+            for name in FILES:
+                os.replace(partial / name, path / name)
+        finally:
+            shutil.rmtree(partial)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -72,7 +76,7 @@ def _refuse_foreign(path: Path) -> None:
         raise InputError(f"{path} is a file: name a folder for the demo data")
     held = {entry.name for entry in path.iterdir()} if path.exists() else set()
     known = {*FILES, ".kit"} if FILES[0] in held else set()
-    foreign = held - known - {PARTIAL}
+    foreign = held - known - {PARTIAL, LOCK}
     if foreign:
         raise InputError(f"{path} holds {min(foreign)}, which is not demo data: name a new or an empty folder")
 

@@ -75,6 +75,15 @@ def test_a_page_instead_of_a_zip(tmp_path: Path) -> None:
     assert "no complete zip" in refused(put(tmp_path, b"<html>please log in</html>"))
 
 
+def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as twice:
+        twice.writestr("images/a.png", b"1")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            twice.writestr("images/a.png", b"2")
+    with Archive(tmp_path) as opened, pytest.raises(InputError, match=r"images holds a\.png twice"):
+        opened.root().folder("train").folder("images")
+
+
 @pytest.mark.parametrize(
     "name", ["../evil.png", "images/../../evil.png", "/etc/evil.png", "C:/evil.png", "..\\evil.png", "../evil.txt"]
 )

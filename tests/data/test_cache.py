@@ -58,7 +58,7 @@ def test_arrays_are_read_only_both_times(data: Path) -> None:
 def test_only_arrays_and_a_manifest_lie_in_the_cache(data: Path) -> None:
     load(data)
     names = {path.name for path in (data / ".kit").iterdir()}
-    assert names == {f"{name}.npy" for name in tiles.ARRAYS} | {"manifest.json"}
+    assert names == {f"{name}.npy" for name in tiles.ARRAYS} | {"manifest.json", ".lock"}
     for name in tiles.ARRAYS:
         np.load(data / ".kit" / f"{name}.npy", allow_pickle=False)
 
@@ -267,13 +267,30 @@ def test_a_full_disk_gets_its_space_back(
 
     monkeypatch.setattr(np, "save", save)
     first = load(data)
-    assert list((data / ".kit").iterdir()) == []
+    assert [path.name for path in (data / ".kit").iterdir()] == [".lock"]
     assert "No space left" in capsys.readouterr().err
     monkeypatch.undo()
     assert_same(load(data), first)
 
 
 # Several processes
+
+
+def _first_reader(path: Path, start: Any) -> None:
+    start.wait()
+    tiles.load(path, progress=False)
+
+
+def test_two_first_readers_leave_a_cache_that_is_valid(data: Path, reads: list[str]) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(3)
+    workers = [context.Process(target=_first_reader, args=(data, start)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    load(data)
+    assert reads == []
 
 
 def _worker(path: Path, start: Any, results: Any) -> None:
@@ -296,4 +313,4 @@ def test_processes_that_build_at_once_do_not_mix_their_arrays(tmp_path: Path) ->
     assert [worker.exitcode for worker in workers] == [0] * 4
     found = {results.get() for _ in range(20)}
     assert found == {(load(data).fingerprint,) * 2}
-    assert not list((data / ".kit").glob(".*"))  # no temporary file is left
+    assert [path.name for path in (data / ".kit").glob(".*")] == [".lock"]  # no temporary file is left

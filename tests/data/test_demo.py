@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import multiprocessing
 import os
 import zipfile
 from pathlib import Path
@@ -77,7 +78,7 @@ def data(folder):
 
 
 def test_every_file_and_column_as_kaggle_names_them(folder):
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} == FILES | {demo.LOCK}
     for name in ("train.csv", "demo_answers.csv", "sample_submission.csv"):
         assert rows(folder / name)[0] == ["id", "rle_mask"]
     assert rows(folder / "depths.csv")[0] == ["id", "z"]
@@ -115,6 +116,13 @@ def test_same_seed_same_bytes(folder, tmp_path):
     demo.write(tmp_path / "c", 12, 6, seed=4)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert not set(digest(tmp_path / "a").values()) & set(digest(tmp_path / "c").values())
+
+
+def test_two_writers_at_once_leave_one_whole_set(tmp_path):
+    demo.write(tmp_path / "alone", 12, 6, seed=3)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.starmap(demo.write, [(tmp_path / "both", 12, 6, 3)] * 4)
+    assert digest(tmp_path / "both") == digest(tmp_path / "alone")
 
 
 def test_any_size_from_four(tmp_path):

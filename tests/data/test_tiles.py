@@ -243,6 +243,25 @@ def test_real_pixels_and_masks_equal_what_opencv_decodes(real: tuple[Path, Tiles
                     assert (found.masks[index] == (mask > 0)).all(), name
 
 
+def test_relative_depth_is_measured_by_the_training_tiles(tmp_path: Path) -> None:
+    found = load(tmp_path, small.files())
+    depth, nan = np.array([50, 250, 959, 450], np.float32), np.float32("nan")
+    known = replace(found, train_depth=depth, test_depth=np.array([959, 1868, nan], np.float32))
+    train = known.relative_depth("train")
+    assert (train.dtype, train.shape) == (np.float32, (4,))
+    np.testing.assert_allclose(train, [0, 200 / 909, 1, 400 / 909], rtol=1e-6)
+    np.testing.assert_allclose(known.relative_depth("test"), [1, 2, 0.5], rtol=1e-6)
+    gap = replace(known, train_depth=np.array([nan, 250, 959, 450], np.float32))
+    np.testing.assert_allclose(gap.relative_depth("train"), [0.5, 0, 1, 200 / 709], rtol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [float("nan"), 300.0])
+def test_without_two_depths_every_tile_lies_in_the_middle(tmp_path: Path, depth: float) -> None:
+    found = replace(load(tmp_path, small.files()), train_depth=np.full(4, depth, np.float32))
+    assert found.relative_depth("train").tolist() == [0.5] * 4
+    assert found.relative_depth("test").tolist() == [0.5] * 3
+
+
 def _opencv(data: bytes) -> np.ndarray:
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert picture is not None
