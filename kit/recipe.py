@@ -22,22 +22,43 @@ class Data:
     """What the net sees of a tile, and how the training tiles are split."""
 
     size: int = 128  # pixels, side of the net's input
-    fit: str = "pad-reflect"  # how a tile becomes `size`: pad-reflect, pad-edge, resize
-    channels: str = "grey3"  # grey, grey3
+    resize: int = 0  # pixels, side that a tile is resized to before it is padded to `size`; 0 = as it is
+    fit: str = "pad-reflect"  # how a tile becomes `size`: pad-reflect, pad-edge, pad-random, resize
+    channels: str = "grey3"  # grey3, or some of grey, depth, y, grey*y joined by +
     folds: int = 5
     folds_by: str = "coverage"  # coverage, random, depth, mosaic
     augment: str = "default"  # a name of training/augment.py
+    sampling: str = "uniform"  # uniform, coverage: each class of coverage equally often
 
 
 @dataclass(frozen=True)
 class Net:
-    """The network: a timm encoder, its stem, a decoder."""
+    """The network: a timm encoder, its stem, a decoder; or a classic net, which has no encoder."""
 
-    encoder: str = "resnet34"
-    stem: str = "own"  # own, stride1, no-pool
-    decoder: str = "dynamic"
+    encoder: str = "resnet34"  # a timm name; "" for a classic net
+    stem: str = "own"  # own, stride1, no-pool, 3x3
+    decoder: str = "dynamic"  # dynamic, salt, or a name of nets/classic.py
     pretrained: bool = True
     weights: str = ""  # file with encoder weights in timm's layout, instead of a download
+
+
+@dataclass(frozen=True)
+class Salt:
+    """Switches of the "salt" decoder; the weights are those of the extra heads' losses against the mask's own."""
+
+    width: int = 64  # channels of each decoder block, at most
+    upsample: str = "bilinear"  # bilinear, nearest, transposed
+    activation: str = "relu"  # relu, elu, silu, mish
+    centre: str = "none"  # none, conv, fpa, psp, dilated
+    scse: str = "none"  # none, decoder, encoder, both
+    bam: bool = False  # bottleneck attention behind each encoder stage
+    gate: bool = False  # attention gates on the skips
+    hypercolumn: bool = False
+    dropout: float = 0.0  # of whole channels, before the last convolution
+    deep: float = 0.0  # weight of a loss at each decoder scale; 0 = none
+    empty: float = 0.0  # weight of the head that says whether a tile is empty; 0 = no such head
+    gating: bool = False  # a tile that the head calls empty is predicted empty
+    nonempty: float = 0.0  # weight of a mask head that learns from tiles with salt only; 0 = no such head
 
 
 @dataclass(frozen=True)
@@ -49,14 +70,22 @@ class Stage:
     lr: float = 1e-3  # the highest of the schedule, for the decoder
     encoder_lr: float = 0.1  # factor for the encoder's first half (its second: the root), only with pretrained weights
     bs: int = 16
-    optimiser: str = "adamw"  # adam, adamw, sgd
+    optimiser: str = "adamw"  # adam, adamw, sgd, rmsprop
     weight_decay: float = 0.01
-    schedule: str = "one-cycle"  # one-cycle, constant, plateau
+    normalise: bool = False  # divide each layer's gradient by its norm
+    schedule: str = "one-cycle"  # one-cycle, constant, cosine, triangular2, poly, noam, plateau
+    lr_min: float = 0.0  # cosine, poly, triangular2, plateau: the lowest rate
+    cycles: int = 1  # cosine, poly: how many times the rate falls from `lr` to `lr_min`
+    steps: int = 0  # triangular2: of half a cycle; noam: of the warm-up
     freeze: bool = False  # train only the decoder and the batch-norms; ignored without pretrained weights
     average: bool = False  # average the weights at the end of each epoch (SWA)
+    ema: float = 0.0  # decay of an exponential moving average of the weights at each step; 0 = none
+    snapshots: int = 0  # keep so many: the ends of the last cycles (cosine, poly), else the last best epochs
+    monitor: str = "score"  # plateau and stop: score, valid_loss, train_loss
+    mode: str = "auto"  # of the monitor: max, min, auto
     factor: float = 0.5  # plateau: the learning rate is multiplied by this ...
-    patience: int = 5  # ... after so many epochs without a better score ...
-    stop: int = 12  # ... and the stage ends after so many
+    patience: int = 5  # ... after so many epochs without a better value
+    stop: int = 0  # the stage ends after so many epochs without a better value; 0 = never
 
 
 @dataclass(frozen=True)
@@ -66,13 +95,16 @@ class Recipe:
     name: str = "baseline"
     parent: str = ""
     source: str = ""
+    published: str = ""  # the source's score, public / private leaderboard
     seed: int = 0
     precision: str = "auto"  # auto, float32, bfloat16, float16
     tta: str = "hflip"  # hflip, none
+    snapshot_weights: str = "mean"  # how snapshots' predictions are averaged: mean, exponential (the newest most)
     time_budget: str = ""  # "60m": how the epochs below were chosen; for the record
     limit: int = 0  # train and validate on so many tiles only; 0 = all
     data: Data = field(default_factory=Data)
     net: Net = field(default_factory=Net)
+    salt: Salt = field(default_factory=Salt)
     stages: tuple[Stage, ...] = (Stage(),)
 
     @property
@@ -84,16 +116,19 @@ class Recipe:
         return replace(self, net=replace(self.net, pretrained=False, weights=""))
 
     def scaled(self, epochs: float) -> "Recipe":
-        """The same recipe trained for `epochs` in all, each stage keeping its share."""
+        """The same recipe trained for `epochs` in all, each stage keeping its share and its schedule's shape."""
         if epochs <= 0:
             raise InputError(f"epochs must be above 0, not {epochs:g}")
         factor = epochs / self.epochs
-        return replace(self, stages=tuple(replace(stage, epochs=stage.epochs * factor) for stage in self.stages))
+        steps = (max(1, round(stage.steps * factor)) if stage.steps else 0 for stage in self.stages)
+        pairs = zip(self.stages, steps, strict=True)
+        return replace(self, stages=tuple(replace(one, epochs=one.epochs * factor, steps=n) for one, n in pairs))
 
     def with_lr(self, lr: float) -> "Recipe":
-        """The first stage's highest learning rate becomes `lr`; the other stages keep their ratio to it."""
+        """The first stage's highest learning rate becomes `lr`; all other rates keep their ratio to it."""
         factor = lr / self.stages[0].lr
-        return replace(self, stages=tuple(replace(stage, lr=stage.lr * factor) for stage in self.stages))
+        scaled = (replace(stage, lr=stage.lr * factor, lr_min=stage.lr_min * factor) for stage in self.stages)
+        return replace(self, stages=tuple(scaled))
 
     def with_bs(self, bs: int) -> "Recipe":
         return replace(self, stages=tuple(replace(stage, bs=bs) for stage in self.stages))
@@ -105,8 +140,9 @@ def names() -> list[str]:
 
 
 def listing() -> str:
-    """One line for each packaged recipe: its name and source."""
-    return "\n".join(f"{name:<24} {load(name).source}" for name in names())
+    """One line for each packaged recipe: its name, its source's score (public / private) and its source."""
+    recipes = [load(name) for name in names()]
+    return "\n".join(f"{recipe.name:<24}{recipe.published or '-':<16}{recipe.source}" for recipe in recipes)
 
 
 def load(name: str = "baseline", settings: Iterable[str] = ()) -> Recipe:
@@ -179,7 +215,8 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
         own = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path} is not valid TOML: {error}") from None
-    own.setdefault("name", path.stem)
+    for key, value in {"name": path.stem, "source": "", "published": ""}.items():  # no child claims its parent's
+        own.setdefault(key, value)
     parent = own.get("parent", "")
     if not isinstance(parent, str):
         raise InputError(f"recipe {path}: parent must be the name of a recipe, not {parent!r}")
@@ -223,8 +260,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _keys(values: dict[str, Any]) -> list[str]:
     """Every dotted key that a recipe with these stages has."""
-    keys = [item.name for item in fields(Recipe) if item.name not in ("data", "net", "stages", "parent")]
-    keys += [f"data.{item.name}" for item in fields(Data)] + [f"net.{item.name}" for item in fields(Net)]
+    tables = {"data": Data, "net": Net, "salt": Salt}
+    keys = [item.name for item in fields(Recipe) if item.name not in (*tables, "stages", "parent")]
+    keys += [f"{name}.{item.name}" for name, kind in tables.items() for item in fields(kind)]
     return keys + [f"stages.{i}.{item.name}" for i in range(len(values.get("stages", []))) for item in fields(Stage)]
 
 

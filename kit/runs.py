@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import platform
 import re
@@ -79,6 +80,18 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path} is missing: the run is not finished, go on with train.py --resume") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): restore or delete it") from None
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Give back the memory of what was read so far of an array that is mapped from a file; others are left alone.
+
+    The kernel counts every page that was touched as this process's, and a large file's pages add up.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 class Run:

@@ -2,8 +2,10 @@
 
 python scripts/benchmark.py
 python scripts/benchmark.py training
+python scripts/benchmark.py --peer --minutes 15 --data data     # a recipe against a plain U-Net, by score
 """
 
+import importlib
 import platform
 import tempfile
 from importlib import metadata
@@ -19,33 +21,36 @@ GROUPS = ("data", "losses", "training")
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("group", nargs="?", choices=GROUPS, help="only this group (default: all)")
+    add = parser.add_argument
+    add("group", nargs="?", choices=GROUPS, help="only this group (default: all)")
+    add("--peer", action="store_true", help="train a recipe and segmentation_models.pytorch's U-Net, compare scores")
+    add("--recipe", default="cpu", help="the recipe to compare (default: cpu)")
+    add("--minutes", type=float, default=15, help="of each of the two trainings (default: 15)")
+    add("--fold", type=int, default=0, help="the fold to validate on (default: 0)")
+    add("--seed", type=int, default=0, help="of both, and of the folds (default: 0)")
+    add("--out", metavar="FOLDER", help="of runs and predictions; what is there is not trained again")
+    cli.add_data(parser)
     args = parser.parse_args()
 
-    import importlib
-
-    from kit.data import demo, tiles
-    from kit.runs import cpus
-
-    print(f"{_processor()}, {cpus()} cores; Python {platform.python_version()}, "
+    print(f"{_processor()}; Python {platform.python_version()}, "
           + ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES))  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        demo.write(Path(folder), n_train=400, n_test=100, seed=0)
-        loaded = tiles.load(folder, progress=False)
-        print("\n| what | this kit | peer | ratio | rounds |\n|---|---|---|---|---|", flush=True)
-        for group in [args.group] if args.group else GROUPS:
-            for row in importlib.import_module(f"tests.benchmarks.{group}").rows(loaded, Path(folder)):
-                print(row, flush=True)
+    if args.peer:
+        importlib.import_module("tests.benchmarks.peer").main(args)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            importlib.import_module("tests.benchmarks.side").table(Path(folder), [args.group] if args.group else GROUPS)
 
 
 def _processor() -> str:
-    """The processor's name as Linux knows it, and the GPU's where there is one."""
+    """The processor's name as Linux knows it, its cores, and the GPU's name where there is one."""
     import torch
+
+    from kit.runs import cpus
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     gpu = f" with {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (names[0] if names else platform.processor()) + gpu
+    return (names[0] if names else platform.processor()) + f", {cpus()} cores" + gpu
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Predict the test tiles with every finished fold of a run; their mean goes to runs/NAME/test.npy.
 
+Several runs become one, the ensemble --run, with weights found on their out-of-fold predictions.
+
 python scripts/predict.py resnet34-a
-python scripts/predict.py latest --tta none
+python scripts/predict.py latest --tta none --weights averaged
+python scripts/predict.py resnet34-a se50 --run both
+python scripts/predict.py resnet34-a --images my_tiles
 """
 
 import _path  # noqa: F401
@@ -11,25 +15,27 @@ from kit import cli
 
 def main() -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("run", metavar="RUN", help="a name under runs/, a path, or latest")
-    parser.add_argument("--tta", metavar="NAME", help="test-time augmentation: hflip or none (default: the recipe's)")
+    add = parser.add_argument
+    add("runs", metavar="RUN", nargs="+", help="a name under runs/, a path, or latest")
+    add("--run", metavar="NAME", help="name under runs/ of the ensemble of several runs")
+    add("--vote", action="store_true", help="an ensemble by majority of the runs' own masks, not by mean probability")
+    add("--images", metavar="FOLDER", help="predict the PNG files of a folder instead; writes FOLDER_masks.csv")
+    add("--tta", metavar="NAME", help="test-time augmentation: hflip or none (default: the recipe's)")
+    add(
+        "--weights",
+        choices=("best", "last", "averaged", "snapshots"),
+        help="default: what each fold's validation chose",
+    )
     cli.add_data(parser)
     args = parser.parse_args()
 
-    from kit import recipe, runs
-    from kit.data import tiles
+    from kit import runs
 
-    run = runs.find_run(args.run)
+    members = [runs.find_run(name) for name in args.runs]
 
-    from kit.inference.predict import predict
+    from kit.inference import command
 
-    with run.lock():
-        path = predict(
-            run, recipe.load(str(run / "recipe.toml")), tiles.load(cli.data_of_run(run, args.data)), args.tta
-        )
-    print(f"written: {path}")
-    following = "tune_threshold.py" if (run / "oof.npy").exists() else "submit.py --dry-run"
-    print(f"next: python scripts/{following} {run.name}")
+    command.predict_runs(members, args)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,18 @@ class Tiles:
     def depth(self, split: str) -> np.ndarray:
         return self._of(split, self.train_depth, self.test_depth)
 
+    def relative_depth(self, split: str) -> np.ndarray:
+        """(n,) float32: (z - min) / (max - min) over the training tiles; 0.5 where z is not known, or always the same.
+
+        A test tile from above or below all training tiles lies a little outside of 0..1.
+        """
+        known = self.train_depth[~np.isnan(self.train_depth)]
+        low, high = (known.min(), known.max()) if len(known) else (0, 0)
+        depth = self.depth(split)
+        if low == high:
+            return np.full(len(depth), 0.5, np.float32)
+        return np.nan_to_num((depth - low) / (high - low), nan=0.5).astype(np.float32)
+
     def constant(self, split: str) -> np.ndarray:
         """(n,) bool: the tiles whose pixels are all alike; in TGS they are black and hold no salt."""
         images = self.images(split)

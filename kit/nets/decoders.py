@@ -2,13 +2,16 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import fields
 
 from fastai.layers import ConvLayer
 from fastai.vision.models import unet
 from torch import Tensor, nn
 
 from kit.errors import InputError
+from kit.nets import salt
 from kit.nets.encoders import Encoder
+from kit.recipe import Salt
 
 NECK = 512  # channels
 
@@ -28,29 +31,40 @@ class DynamicUnet(unet.DynamicUnet):
         return logits
 
 
-def dynamic(encoder: Encoder, image_size: int) -> nn.Module:
+def dynamic(encoder: Encoder, image_size: int, options: Salt) -> nn.Module:
     """DynamicUnet (fastai) on the stages: pixel shuffle with ICNR, a skip wherever the scale changes, a last cross.
 
     An encoder that ends wider than 512 channels gets a 1x1 convolution to 512 behind its last stage: the decoder's
-    parameters grow with the square of that width (341 M instead of 113 M for seresnext50_32x4d).
+    parameters grow with the square of that width (341 M instead of 113 M for seresnext50_32x4d). It has no switches.
     """
+    changed = [f"salt.{item.name}" for item in fields(Salt) if getattr(options, item.name) != item.default]
+    if changed:
+        raise InputError(f"decoder dynamic has no {', '.join(changed)}: use net.decoder salt, or leave the key out")
     stages = list(encoder)
     if encoder.channels[-1] > NECK:
         stages.append(ConvLayer(encoder.channels[-1], NECK, ks=1))
     return DynamicUnet(nn.Sequential(*stages), image_size)
 
 
-DECODERS: dict[str, Callable[[Encoder, int], nn.Module]] = {
+def salt_unet(encoder: Encoder, image_size: int, options: Salt) -> nn.Module:
+    """The competition's decoder, with every switch of the options; see kit/nets/salt.py."""
+    return salt.build(encoder, options)
+
+
+DECODERS: dict[str, Callable[[Encoder, int, Salt], nn.Module]] = {
     "dynamic": dynamic,
+    "salt": salt_unet,
 }
 
 
-def build(name: str, encoder: Encoder, image_size: int) -> nn.Module:
+def build(name: str, encoder: Encoder, image_size: int, options: Salt | None = None) -> nn.Module:
     """The decoder `name` around `encoder`, whose modules it takes over: (B, C, S, S) -> logits (B, 1, S, S).
 
-    The new layers are initialised at random, the encoder is left as it is. Raises InputError for an unknown name.
+    "salt" gives heads.Outputs instead where its options (default: Salt()) ask for an extra head. The new layers are
+    initialised at random, the encoder is left as it is. Raises InputError for an unknown name and for options that
+    the decoder does not have.
     """
     if name not in DECODERS:
         near = difflib.get_close_matches(name, DECODERS, cutoff=0.5) or sorted(DECODERS)
         raise InputError(f"no decoder is called {name!r}: use {' or '.join(near)}")
-    return DECODERS[name](encoder, image_size).train()
+    return DECODERS[name](encoder, image_size, options or Salt()).train()

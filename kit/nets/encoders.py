@@ -18,9 +18,10 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+import kit.nets.small  # noqa: F401  registers our own encoder with timm
 from kit.errors import InputError
 
-STEMS = ("own", "stride1", "no-pool")
+STEMS = ("own", "stride1", "no-pool", "3x3")
 MIN_SKIPS = 3
 WORKING = "resnet34, seresnext50_32x4d, densenet121, efficientnet_b0 and convnext_tiny work"
 
@@ -64,7 +65,8 @@ def build(
     """The timm net `name` as checked stages: at least 3 skips, each map half the size of the last up to rounding.
 
     in_channels: with other than 3, pretrained first convolutions are adapted as timm does (1: summed; n: repeated and
-    scaled). stem: "own", "stride1" (the first convolution keeps the size) or "no-pool" (without the first max-pool).
+    scaled). stem: "own", "stride1" (the first convolution keeps the size), "no-pool" (without the first max-pool), or
+    "3x3" (a fresh 3x3 convolution that keeps the size, and no max-pool: the first place of TGS).
     weights: a file in timm's own layout (.safetensors, .pth, .bin), used instead of a download; its classifier may be
     left over, nothing else. image_size: side of the input in pixels, at which the stages are checked.
 
@@ -81,7 +83,7 @@ def build(
         what = name if stem == "own" else f"{name} with stem {stem}"
         raise InputError(f"encoder {what} cannot serve at {image_size} px: {error}; {WORKING}") from error
     if weights:
-        _load(net, [link for link, _ in links], Path(weights), in_channels)
+        _load(net, [link for link, _ in links], Path(weights), in_channels, stem == "3x3")
     return encoder.train()
 
 
@@ -144,17 +146,28 @@ def _change_stem(net: TimmNet, links: list[Link], stem: str) -> None:
     """Give net and links the wanted stem."""
     if stem not in STEMS:
         raise InputError(f"unknown stem {stem!r}: there are {', '.join(STEMS)}")
-    convs = [part for part in net.modules() if isinstance(part, nn.Conv2d)][:1]
-    pools = [i for i, (_, part) in enumerate(links) if isinstance(part, nn.MaxPool2d)][:1]
-    offered = {"own": True, "stride1": any(conv.stride == (2, 2) for conv in convs), "no-pool": bool(pools)}
+    convs = [(name, part) for name, part in net.named_modules() if isinstance(part, nn.Conv2d)][:1]
+    pools = [name for name, part in links if isinstance(part, nn.MaxPool2d)][:1]
+    strided = any(conv.stride == (2, 2) for _, conv in convs)
+    offered = {"own": True, "stride1": strided, "no-pool": bool(pools), "3x3": bool(convs and pools)}
     if not offered[stem]:
         lack = "first convolution of stride 2" if stem == "stride1" else "first max-pool"
         raise _UnfitError(f"it has no {lack} (its stems: {', '.join(s for s in STEMS if offered[s])})")
+    name, conv = convs[0] if convs else ("", None)
     if stem == "stride1":
-        convs[0].stride = (1, 1)
-    if stem == "no-pool":
-        links[pools[0]] = links[pools[0]][0], nn.Identity()
-        net.set_submodule(*links[pools[0]])
+        conv.stride = (1, 1)
+    if stem == "3x3":
+        _replace(
+            net, links, name, nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+        )
+    if stem in ("no-pool", "3x3"):
+        _replace(net, links, pools[0], nn.Identity())
+
+
+def _replace(net: TimmNet, links: list[Link], name: str, part: nn.Module) -> None:
+    """Put another part in the place of this name, which may be a link or lie within one."""
+    net.set_submodule(name, part)
+    links[:] = [(link, part if link == name else old) for link, old in links]
 
 
 def _compose(name: str, net: TimmNet, links: list[Link], shape: torch.Size) -> Encoder:
@@ -212,8 +225,11 @@ def _shapes(links: list[Link], x: Tensor) -> list[torch.Size]:
     return shapes
 
 
-def _load(net: TimmNet, names: list[str], path: Path, in_channels: int) -> None:
-    """Load a file in timm's layout into the parts of `net` of these names, every key accounted for."""
+def _load(net: TimmNet, names: list[str], path: Path, in_channels: int, fresh_stem: bool) -> None:
+    """Load a file in timm's layout into the parts of `net` of these names, every key accounted for.
+
+    With a fresh stem the file's first convolution has no place in the net, which keeps its own.
+    """
     given = _read(path)
     whole = net.state_dict()
     needed = {key for key in whole if key.startswith(tuple(f"{name}." for name in names))}
@@ -222,6 +238,8 @@ def _load(net: TimmNet, names: list[str], path: Path, in_channels: int) -> None:
         key = f"{conv}.weight"
         if key in given and key in whole and in_channels != 3 and given[key].shape[1:2] == (3,):
             given[key] = adapt_input_conv(in_channels, given[key])
+        if key in given and key in whole and fresh_stem:
+            given[key] = whole[key]
     # files older than torch 1.0 lack the batch counters, which nothing reads
     missing = [key for key in needed - given.keys() if not key.endswith("num_batches_tracked")]
     misfits = [key for key in needed & given.keys() if given[key].shape != whole[key].shape]

@@ -100,6 +100,27 @@ def symmetric_lovasz_hinge(logits: Tensor, targets: Tensor, activation: str = "r
     return (_hinge(errors, activation) * steps).sum(1)
 
 
+def has_salt(targets: Tensor) -> Tensor:
+    """Which tiles are not empty, bool (N,), of targets (N, H, W) of any dtype; a pixel is salt above 0.5."""
+    return (targets.as_subclass(Tensor) > 0.5).flatten(1).any(1)
+
+
+def over_salt(losses: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Losses of tiles, (N,), averaged over those with salt, 0 where there are none; "none": (N,), 0 for empty ones."""
+    salted = has_salt(targets)
+    kept = torch.where(salted, losses, 0)
+    return kept.sum() / salted.sum().clamp(min=1) if reduction == "mean" else kept
+
+
+def on_salt(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss that looks at tiles with salt only: empty ones, left to another term or head, count for nothing."""
+
+    def masked(logits: Tensor, targets: Tensor, *args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
+        return over_salt(loss(logits, targets, *args, reduction="none", **kwargs), targets, reduction)
+
+    return masked
+
+
 def _sorted_errors(logits: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     """Margin errors of each tile, the worst first, and the order that sorts them."""
     signs = positive.to(logits.dtype) * 2 - 1
@@ -138,8 +159,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "focal": focal,
     "lovasz": lovasz_hinge,
     "lovasz_elu": partial(lovasz_hinge, activation="elu"),
+    "lovasz_nonempty": on_salt(lovasz_hinge),
+    "lovasz_nonempty_elu": on_salt(partial(lovasz_hinge, activation="elu")),
     "symmetric_lovasz": symmetric_lovasz_hinge,
     "symmetric_lovasz_elu": partial(symmetric_lovasz_hinge, activation="elu"),
+    "symmetric_lovasz_nonempty": on_salt(symmetric_lovasz_hinge),
+    "symmetric_lovasz_nonempty_elu": on_salt(partial(symmetric_lovasz_hinge, activation="elu")),
 }
 
 

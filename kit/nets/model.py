@@ -3,88 +3,84 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.nets import decoders, encoders
+from kit.nets import classic, decoders, encoders, inputs
+from kit.nets.heads import Outputs
+from kit.recipe import Salt
 
-CHANNELS = {"grey3": 3, "grey": 1}
-PADDING = {"pad-reflect": "reflect", "pad-edge": "replicate"}  # torch's names
-FITS = (*PADDING, "resize")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ALL_OFF = Salt()
+EMPTY = -20.0  # logit of a pixel in a tile that the net calls empty: a probability of 2e-9
 
 
 class TileNet(nn.Module):
     """Tiles of grey levels 0..255, (B, T, T) or (B, 1, T, T), uint8 or float -> logits (B, T, T) float32.
 
-    Inside: scaled to 0..1 and normalised as the encoder's weights were trained, padded or resized to `size` pixels,
-    run under autocast in `precision` (None is float32), and cut or resized back. T is `tile_size`. ValueError for tiles
-    of another shape. The state dict holds what is learnt: neither the constants nor anything twice.
+    Inside: made into what the encoder sees (kit.nets.inputs, where the ValueErrors come from), run under autocast in
+    `precision` (None is float32), and every map brought back to the tile. In training mode a decoder with further heads
+    gives heads.Outputs, each map (B, T, T); in evaluation mode there are logits only, with `gating` those of tiles that
+    the head calls empty all at -20. The state dict holds what is learnt: neither constants nor anything twice.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
-        encoder: encoders.Encoder,
-        decoder: str,
+        shown: inputs.Inputs,
+        decoder: nn.Module,
+        encoder: encoders.Encoder | None,
         *,
-        size: int,
-        fit: str,
-        channels: str,
-        tile_size: int,
         precision: torch.dtype | None,
+        gating: bool = False,
     ):
         super().__init__()
-        self.size, self.fit, self.tile_size, self.precision = size, fit, tile_size, precision
-        for name, values in {"mean": encoder.mean, "std": encoder.std}.items():
-            constant = torch.tensor(values).reshape(1, -1, 1, 1)
-            if CHANNELS[channels] == 1:
-                constant = constant.mean(1, keepdim=True)
-            self.register_buffer(name, constant, persistent=False)
-        self.decoder = decoders.build(decoder, encoder, size)
+        self.inputs, self.decoder, self.precision, self.gating = shown, decoder, precision, gating
         self._groups = self._name_groups(encoder)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, tiles: Tensor) -> Tensor:
-        # fastai's tensor types refuse to meet each other in one operation
-        x = tiles.as_subclass(Tensor)
-        x = x.unsqueeze(1) if x.ndim == 3 else x
-        if x.shape[1:] != (1, self.tile_size, self.tile_size):
-            raise ValueError(f"tiles {tuple(tiles.shape)}: give (B, T, T) or (B, 1, T, T) with T = {self.tile_size}")
-        # a grey level becomes as many channels as there are means
-        x = (self._fit(x.float() / 255) - self.mean) / self.std
+    @property
+    def needs_depth(self) -> bool:
+        """Whether the net must be given the tiles' relative depths, (B,) float32, beside the tiles."""
+        return self.inputs.needs_depth
+
+    def forward(self, tiles: Tensor, depth: Tensor | None = None) -> Tensor | Outputs:
+        outputs = self.outputs(tiles, depth)
+        if self.training:
+            further = outputs.deep or outputs.empty is not None or outputs.nonempty is not None
+            return outputs if further else outputs.logits
+        if self.gating and outputs.empty is not None:
+            return outputs.logits.masked_fill(outputs.empty[:, None, None] > 0, EMPTY)
+        return outputs.logits
+
+    def outputs(self, tiles: Tensor, depth: Tensor | None = None) -> Outputs:
+        """All that the decoder says of the tiles, without gating: maps (B, T, T), the empty head's logits (B,)."""
+        x, corners = self.inputs(tiles, depth)
         # DynamicUnet's last cross puts the input beside the last maps: in float32 it would make them float32 too
         x = x.to(self.precision or torch.float32, memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, dtype=self.precision, enabled=self.precision is not None):
-            logits = self.decoder(x)
-        return self._unfit(logits.float()).squeeze(1)
+        # without autocast's cache: each weight is used once, and its copies would be held until the end of the pass
+        with torch.autocast(
+            x.device.type, dtype=self.precision, enabled=self.precision is not None, cache_enabled=False
+        ):
+            found = self.decoder(x)
 
-    def _fit(self, x: Tensor) -> Tensor:
-        if self.fit == "resize":
-            return F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=False)
-        before, after = self._margins
-        return F.pad(x, (before, after, before, after), mode=PADDING[self.fit])
+        def back(maps: Tensor) -> Tensor:
+            return self.inputs.back(maps.float(), corners).squeeze(1)
 
-    def _unfit(self, x: Tensor) -> Tensor:
-        if self.fit == "resize":
-            return F.interpolate(x, (self.tile_size, self.tile_size), mode="bilinear", antialias=False)
-        tile = slice(self._margins[0], self._margins[0] + self.tile_size)
-        return x[..., tile, tile]
+        if not isinstance(found, Outputs):
+            return Outputs(back(found))
+        return Outputs(
+            back(found.logits),
+            tuple(back(maps) for maps in found.deep),
+            None if found.empty is None else found.empty.float(),
+            None if found.nonempty is None else back(found.nonempty),
+        )
 
-    @property
-    def _margins(self) -> tuple[int, int]:
-        """Pixels of padding before and after the tile: 13 and 14 from 101 to 128."""
-        spare = self.size - self.tile_size
-        return spare // 2, spare - spare // 2
-
-    def _name_groups(self, encoder: encoders.Encoder) -> list[list[str]]:
+    def _name_groups(self, encoder: encoders.Encoder | None) -> list[list[str]]:
         """The names of the parameters by group: names last through copies, parameters do not."""
-        half = (len(encoder) + 1) // 2
-        early = {id(p) for stage in list(encoder)[:half] for p in stage.parameters()}
-        late = {id(p) for stage in list(encoder)[half:] for p in stage.parameters()}
+        stages = list(encoder or [])
+        half = (len(stages) + 1) // 2
+        early = {id(p) for stage in stages[:half] for p in stage.parameters()}
+        late = {id(p) for stage in stages[half:] for p in stage.parameters()}
         groups: list[list[str]] = [[], [], []]
         for name, p in self.named_parameters():
             groups[0 if id(p) in early else 1 if id(p) in late else 2].append(name)
@@ -93,7 +89,8 @@ class TileNet(nn.Module):
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """Every parameter once, for learning rates by depth: first half of the encoder's stages, second half, decoder.
 
-        The middle stage of an odd number is in the first half, as in fastai's own split of a resnet.
+        The middle stage of an odd number is in the first half, as in fastai's own split of a resnet. A classic net has
+        no encoder: two empty groups, and all.
         """
         parameters = dict(self.named_parameters())
         return [[parameters[name] for name in names] for names in self._groups]
@@ -105,40 +102,39 @@ def build(
     decoder: str = "dynamic",
     stem: str = "own",
     size: int = 128,
+    resize: int = 0,
     fit: str = "pad-reflect",
     channels: str = "grey3",
     pretrained: bool = True,
     weights: str | None = None,
     tile_size: int = 101,
     precision: str = "auto",
+    options: Salt = ALL_OFF,
 ) -> TileNet:
     """The net that a recipe names; see encoders.build for encoder, stem, pretrained and weights.
 
-    size: side in pixels of what the encoder sees, reached by fit: "pad-reflect", "pad-edge" or "resize" (bilinear).
-    channels: "grey3" repeats the grey level thrice, "grey" gives it once. precision: "float32", "bfloat16", "float16",
-    or "auto" for the best of this machine. Raises InputError for a value that cannot be.
+    encoder "" and a name of classic.NETS as decoder: a classic net, which sees grey levels of 0..1.
+    size, resize, fit, channels: what the encoder sees, see inputs.Inputs. options: the switches of the decoder.
+    precision: "float32", "bfloat16", "float16", or "auto" for the best of this machine. Raises InputError for a value
+    that cannot be.
     """
-    _check("fit", fit, FITS)
-    _check("channels", channels, CHANNELS)
     _check("precision", precision, ("auto", *PRECISIONS))
-    _check_size(size, fit, tile_size)
-    stages = encoders.build(
-        encoder,
-        in_channels=CHANNELS[channels],
-        stem=stem,
-        pretrained=pretrained,
-        weights=weights,
-        image_size=size,
-    )
+    inputs.check(size=size, resize=resize, fit=fit, tile_size=tile_size)
+    n_channels = inputs.channel_count(channels)
+    _check_parts(encoder, decoder, stem, pretrained or bool(weights), options)
+    stages = None
+    if encoder:
+        stages = encoders.build(
+            encoder, in_channels=n_channels, stem=stem, pretrained=pretrained, weights=weights, image_size=size
+        )
+    mean, std = (stages.mean, stages.std) if stages else ((0.0,) * 3, (1.0,) * 3)
     auto = precision == "auto"
     return TileNet(
+        inputs.Inputs(size=size, resize=resize, fit=fit, channels=channels, tile_size=tile_size, mean=mean, std=std),
+        decoders.build(decoder, stages, size, options) if stages else classic.build(decoder, n_channels, size, options),
         stages,
-        decoder,
-        size=size,
-        fit=fit,
-        channels=channels,
-        tile_size=tile_size,
         precision=best_precision("cuda" if torch.cuda.is_available() else "cpu") if auto else PRECISIONS[precision],
+        gating=options.gating,
     )
 
 
@@ -147,21 +143,17 @@ def _check(key: str, value: str, allowed: Any) -> None:
         raise InputError(f"{key} {value!r} is unknown: use {' or '.join(allowed)}")
 
 
-def _check_size(size: int, fit: str, tile_size: int) -> None:
-    if size < 32:
-        raise InputError(f"size {size} is too small for an encoder's stages: give at least 32")
-    if fit == "resize":
-        return
-    if size < tile_size:
-        raise InputError(
-            f"size {size} is smaller than a tile of {tile_size} px: give at least {tile_size}, or fit resize"
-        )
-    # a reflection leaves the border pixel out, so it is at most one pixel short of the tile
-    widest = tile_size + 2 * (tile_size - 1)
-    if fit == "pad-reflect" and size > widest:
-        raise InputError(
-            f"size {size} needs more padding than a tile of {tile_size} px reflects: give at most {widest}"
-        )
+def _check_parts(encoder: str, decoder: str, stem: str, pretrained: bool, options: Salt) -> None:
+    """Raises InputError for parts that do not go together."""
+    is_classic = decoder in classic.NETS
+    if encoder and is_classic:
+        raise InputError(f"decoder {decoder} is a whole net without {encoder}: set the encoder to an empty text")
+    if not encoder and not is_classic:
+        raise InputError(f"decoder {decoder} needs an encoder: name one, or one of {', '.join(classic.NETS)}")
+    if not encoder and (pretrained or stem != "own"):
+        raise InputError(f"{decoder} has no pretrained weights and no stems: use --no-pretrained and net.stem=own")
+    if options.gating and not options.empty:
+        raise InputError("salt.gating needs the head that says whether a tile is empty: give salt.empty above 0")
 
 
 def best_precision(device: str | torch.device) -> torch.dtype | None:

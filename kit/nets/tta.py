@@ -31,10 +31,13 @@ def check_tta(name: str) -> str:
 
 
 @torch.no_grad()
-def probabilities(net: nn.Module, images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
+def probabilities(
+    net: nn.Module, images: np.ndarray, tta: str, depth: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Yield the mean probability over the views of `tta`, (b, H, W) float32 in [0, 1], batch after batch.
 
-    images (N, H, W) uint8, a memory-mapped array too. The net is put into evaluation mode.
+    images (N, H, W) uint8, a memory-mapped array too; depth (N,), their relative depths, for a net that needs them.
+    The net is put into evaluation mode.
     """
     views = TTA[check_tta(tta)]
     device = next(net.parameters()).device
@@ -42,5 +45,7 @@ def probabilities(net: nn.Module, images: np.ndarray, tta: str) -> Iterator[np.n
     net.eval()
     for first in range(0, len(images), bs):
         batch = torch.from_numpy(np.array(images[first : first + bs])).to(device)
-        each = [undo(torch.sigmoid(net(make(batch)))) for make, undo in views]
+        # the same for every view: a mirrored tile lies as deep
+        depths = [] if depth is None else [torch.from_numpy(np.array(depth[first : first + bs], np.float32)).to(device)]
+        each = [undo(torch.sigmoid(net(make(batch), *depths))) for make, undo in views]
         yield torch.stack(each).mean(0).cpu().numpy()

@@ -15,11 +15,10 @@ def tune_run(run: Run, tiles: Tiles) -> Tuning:
 
     Raises InputError where the run has no such predictions, or was trained on other tiles.
     """
-    if tiles.fingerprint != read_json(run / "environment.json").get("fingerprint"):
-        raise InputError(f"{run.path} was trained on other tiles than these: give its own data with --data")
-    prob, ids = _predictions(run, "oof", tiles, f"go on with python scripts/train.py --run {run.name} --resume")
-    rows = _rows(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
-    tuning = tune(prob, tiles.masks[rows], _folds(run, ids), tiles.constant("train")[rows])
+    check_tiles(run, tiles)
+    prob, ids = predictions(run, "oof", tiles, f"go on with python scripts/train.py --run {run.name} --resume")
+    rows = rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
+    tuning = tune(prob, tiles.masks[rows], folds_of(run, ids), tiles.constant("train")[rows])
     tuning.decision.to_json(run / "decision.json")
     return tuning
 
@@ -35,8 +34,8 @@ def test_masks(run: Run, tiles: Tiles) -> tuple[list[str], np.ndarray]:
 
     Raises InputError where the run has no test predictions, or those of other tiles.
     """
-    prob, ids = _predictions(run, "test", tiles, f"run python scripts/predict.py {run.name}")
-    constant = tiles.constant("test")[_rows(tiles.test_ids, ids, f"{run / 'test_ids.csv'}")]
+    prob, ids = predictions(run, "test", tiles, f"run python scripts/predict.py {run.name}")
+    constant = tiles.constant("test")[rows_of(tiles.test_ids, ids, f"{run / 'test_ids.csv'}")]
     decision = decision_of(run)
     masks = np.empty(prob.shape, bool)
     for first in range(0, len(prob), CHUNK):
@@ -45,8 +44,18 @@ def test_masks(run: Run, tiles: Tiles) -> tuple[list[str], np.ndarray]:
     return list(ids), masks
 
 
-def _predictions(run: Run, split: str, tiles: Tiles, mend: str) -> tuple[np.ndarray, pd.Series]:
-    """Probabilities (n, H, W) and their ids, each looked at: a NaN would pass for an empty mask."""
+def check_tiles(run: Run, tiles: Tiles) -> None:
+    """Raises InputError where the run was trained on other tiles than these."""
+    if tiles.fingerprint != read_json(run / "environment.json").get("fingerprint"):
+        raise InputError(f"{run.path} was trained on other tiles than these: give its own data with --data")
+
+
+def predictions(run: Run, split: str, tiles: Tiles, mend: str) -> tuple[np.ndarray, pd.Series]:
+    """The run's probabilities (n, H, W) of "oof" or "test", memory-mapped, and their ids; each one is looked at.
+
+    Raises InputError, ending in `mend` where that helps, for files that are missing, damaged or no probabilities: a NaN
+    would pass for an empty mask.
+    """
     path = run / f"{split}.npy"
     if not path.exists() or not (run / f"{split}_ids.csv").exists():
         raise InputError(f"{path} or its ids are missing: {mend}")
@@ -66,8 +75,8 @@ def _predictions(run: Run, split: str, tiles: Tiles, mend: str) -> tuple[np.ndar
     return prob, ids
 
 
-def _folds(run: Run, ids: pd.Series) -> np.ndarray:
-    """The fold of each id, from folds.csv."""
+def folds_of(run: Run, ids: pd.Series) -> np.ndarray:
+    """The fold of each id, (n,) int, from folds.csv. Raises InputError where it is damaged or lacks one."""
     try:
         table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
         folds = table["fold"].reindex(ids)
@@ -78,7 +87,8 @@ def _folds(run: Run, ids: pd.Series) -> np.ndarray:
     return folds.to_numpy(int)
 
 
-def _rows(known: np.ndarray, ids: pd.Series, where: str) -> np.ndarray:
+def rows_of(known: np.ndarray, ids: pd.Series, where: str) -> np.ndarray:
+    """Where each id stands among the known ones, (n,) int. Raises InputError, naming `where`, for one that does not."""
     rows = pd.Index(known).get_indexer(pd.Index(ids))
     if (rows < 0).any():
         raise InputError(

@@ -115,10 +115,10 @@ def tune(
         )
     rng = np.random.default_rng(seed)
     scores = _score_table(prob, true, constant)
-    groups = folds if len(np.unique(folds)) > 1 else rng.permutation(len(prob)) % GROUPS
+    groups = cross_fit_groups(folds, rng)
     nested, by_fold = _cross_fit(scores, groups)
     baseline = scores[:, THRESHOLDS.searchsorted(0.5), SIZES.index(0)]
-    low, high = _bootstrap_interval(nested - baseline, rng)
+    low, high = bootstrap_interval(nested - baseline, rng)
     t, s = _best(scores.mean(0))
     candidate = (float(THRESHOLDS[t]), SIZES[s])
     threshold, min_component = candidate if low > 0 else (0.5, 0)
@@ -127,6 +127,11 @@ def tune(
     decision = Decision(threshold, min_component, rules, *means, low, high, accepted=low > 0)
     band = 1.96 * (scores[:, :, s] - baseline[:, None]).std(0, ddof=1) / np.sqrt(len(prob))
     return Tuning(decision, candidate, by_fold, means[1], THRESHOLDS, scores[:, :, s].mean(0), band)
+
+
+def cross_fit_groups(folds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The group (N,) that each tile is held out with: its fold, or one of five random groups where all share one."""
+    return folds if len(np.unique(folds)) > 1 else rng.permutation(len(folds)) % GROUPS
 
 
 def _cross_fit(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[float, int]]]:
@@ -171,7 +176,7 @@ def _best(mean: np.ndarray) -> tuple[int, int]:
     return int(top[len(top) // 2]), size
 
 
-def _bootstrap_interval(gains: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+def bootstrap_interval(gains: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     """95 % percentile interval of the mean of gains (N,), resampling tiles."""
     means = [gains[rng.integers(len(gains), size=len(gains))].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])

@@ -11,7 +11,7 @@ from fastai.learner import Learner
 from kit.errors import InputError
 from kit.nets.tta import TTA
 from kit.recipe import Recipe
-from kit.training import checkpoint
+from kit.training import averaging, checkpoint
 from kit.training.schedules import plan
 
 RESERVE = 0.07  # of the budget: start-up, files, and a machine that is slower later than at first
@@ -26,12 +26,15 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
     n_train, n_valid = learn.dls.train.n, learn.dls.valid.n
     step = {bs: _step_seconds(learn, bs) for bs in {min(stage.bs, n_train) for stage in recipe.stages}}
     look, save = _look_seconds(learn), _save_seconds(learn)
-    passes = 3 + len(TTA[recipe.tta])  # after the training: the scores of last, best and averaged, and out-of-fold
+    mix = _mix_seconds(learn) if any(stage.ema for stage in recipe.stages) else 0.0
+    snapshots = recipe.stages[-1].snapshots
+    # after the training: the scores of last, best, averaged and the snapshots, and out-of-fold with the costliest
+    passes = 3 + snapshots + len(TTA[recipe.tta]) * max(1, snapshots)
 
     def cost(epochs: float) -> float:
         scaled = recipe.scaled(epochs)
         todo = plan(scaled, n_train)
-        steps = sum(epoch.steps * step[min(scaled.stages[epoch.stage].bs, n_train)] for epoch in todo)
+        steps = sum(epoch.steps * (step[min(scaled.stages[epoch.stage].bs, n_train)] + mix) for epoch in todo)
         batch_norm = n_train * look if any(stage.average for stage in recipe.stages) else 0.0
         return steps + (len(todo) + 1) * save + (len(todo) + passes) * n_valid * look + batch_norm
 
@@ -63,11 +66,11 @@ def _step_seconds(learn: Learner, bs: int) -> float:
     if learn.opt is None:
         learn.create_opt()
     started = time.monotonic()
-    for number, (x, y) in enumerate(loader):
+    for number, (*x, y) in enumerate(loader):
         if number == WARM_UP:
             _wait(learn)
             started = time.monotonic()
-        learn.loss_func(learn.model(x), y).backward()
+        learn.loss_func(learn.model(*x), y).backward()
         learn.opt.step()
         learn.opt.zero_grad()
     _wait(learn)
@@ -80,20 +83,31 @@ def _step_seconds(learn: Learner, bs: int) -> float:
 
 def _look_seconds(learn: Learner) -> float:
     """Seconds of looking at one tile without training."""
-    batch = learn.dls.train.one_batch()[0]
+    *x, y = learn.dls.train.one_batch()
     learn.model.eval()
     with torch.no_grad():
-        learn.model(batch)
+        learn.model(*x)
         _wait(learn)
         started = time.monotonic()
-        learn.model(batch)
+        learn.model(*x)
         _wait(learn)
     learn.dls.train.epoch = -1
-    return (time.monotonic() - started) / len(batch)
+    return (time.monotonic() - started) / len(y)
+
+
+def _mix_seconds(learn: Learner) -> float:
+    """Seconds of one step of an average of the weights."""
+    tensors = learn.model.state_dict()
+    averaged = {name: tensor.clone() for name, tensor in tensors.items()}
+    _wait(learn)
+    started = time.monotonic()
+    averaging.mix_in(averaged, tensors, 0.5)
+    _wait(learn)
+    return time.monotonic() - started
 
 
 def _save_seconds(learn: Learner) -> float:
-    """Seconds that an epoch's files take: weights, optimiser (two of their size), average, and the best weights."""
+    """Seconds that an epoch's files take: weights, optimiser (two of their size), average, best (or a snapshot)."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoint.save_weights(Path(folder) / "weights", learn.model.state_dict())

@@ -21,13 +21,15 @@ from kit.errors import InputError
 from kit.recipe import Recipe
 from kit.training import checkpoint
 from kit.training.checkpoint import State
-from kit.training.schedules import SCHEDULES, Epoch, plateau
+from kit.training.optimisers import MOMENTUM
+from kit.training.schedules import CYCLIC, SCHEDULES, Epoch, Position, Rate, monitored, stalled
 
 
 class TileScore(Metric):
     """The competition's score at threshold 0.5 as a fastai metric: mean over tiles, not over batches.
 
     Counts stay on the device until the value is asked for; the comparison is that of kit.scoring.metric, on integers.
+    Predictions are logits (B, H, W), alone or as those of heads.Outputs.
     """
 
     name = "score"
@@ -36,7 +38,8 @@ class TileScore(Metric):
         self.counts: list[torch.Tensor] = []
 
     def accumulate(self, learn) -> None:
-        pred, true = learn.pred.detach() > 0, learn.yb[0] > 0
+        logits = getattr(learn.pred, "logits", learn.pred)
+        pred, true = logits.detach() > 0, learn.yb[0] > 0
         both, either = (pred & true).sum((1, 2)), (pred | true).sum((1, 2))
         self.counts.append(torch.stack([both, either], 1))
 
@@ -61,12 +64,11 @@ class Conductor(Callback):
 
     def before_epoch(self) -> None:
         self.now = self.epochs[self.learn.epoch]
-        self.multiplier = 1.0
-        if self.stage.schedule == "plateau":
-            scores = [row["score"] for row in self.state.rows if row["stage"] == self.now.stage]
-            self.multiplier, ended = plateau(scores, self.stage.factor, self.stage.patience, self.stage.stop)
-            if ended:
-                raise CancelFitException
+        rows = [row for row in self.state.rows if row["stage"] == self.now.stage]
+        self.values = monitored(self.stage, rows)
+        if self.stage.stop and stalled(self.values) >= self.stage.stop:
+            tqdm.write(f"stage {self.now.stage + 1} ends: no better {self.stage.monitor} in {self.stage.stop} epochs")
+            raise CancelFitException
         self.learn.dls.train.bs = min(self.stage.bs, self.learn.dls.train.n)
         self.learn.dls.train.window(self.now.number, self.state.step, self.now.steps)
 
@@ -76,16 +78,20 @@ class Conductor(Callback):
         # seeding by the step is what makes a resumed training equal an uninterrupted one, dropout included
         seed = np.random.SeedSequence((self.recipe.seed, self.now.number, self.state.step, 3)).generate_state(1)
         torch.manual_seed(int(seed[0]))
-        done = (self.now.first_step + self.state.step) / self.now.stage_steps
-        rate = SCHEDULES[self.stage.schedule](done)
-        lr = self.stage.lr * rate.lr * self.multiplier
-        self.learn.opt.set_hypers(lr=[lr * factor for factor in self.lr_factors], mom=rate.momentum)
+        rate = self._rate(self.state.step)
+        own = MOMENTUM[self.stage.optimiser]
+        momentum = own and (rate.momentum or own)  # an optimiser without momentum never gets any
+        self.learn.opt.set_hypers(lr=[rate.lr * factor for factor in self.lr_factors], mom=momentum)
+
+    def _rate(self, step: int) -> Rate:
+        """That of a step of the epoch under way."""
+        position = Position(self.now.first_step + step, self.now.cycle_steps, self.values)
+        return SCHEDULES[self.stage.schedule](self.stage, position)
 
     @property
     def last_lr(self) -> float:
         """The learning rate of the epoch's last step, also where that was before a resume."""
-        done = (self.now.first_step + self.now.steps - 1) / self.now.stage_steps
-        return self.stage.lr * SCHEDULES[self.stage.schedule](done).lr * self.multiplier
+        return self._rate(self.now.steps - 1).lr
 
 
 class LossScaling(Callback):
@@ -105,29 +111,8 @@ class LossScaling(Callback):
         raise CancelStepException  # the scaler has taken the step
 
 
-class Averaging(Callback):
-    """Stochastic weight averaging (Izmailov et al., arXiv 1803.05407): the mean of the weights at the ends of epochs.
-
-    State dicts are averaged, not modules: DynamicUnet's hooks hold activations that cannot be copied.
-    """
-
-    order = 60
-
-    def __init__(self, state: State):
-        self.state = state
-
-    def after_epoch(self) -> None:
-        self.state.averaged_count += 1
-        for name, tensor in self.learn.model.state_dict().items():
-            if self.state.averaged_count == 1:
-                self.state.averaged[name] = tensor.detach().clone()
-            elif tensor.is_floating_point():
-                mean = self.state.averaged[name]
-                mean += (tensor - mean) / self.state.averaged_count
-
-
 class Journal(Callback):
-    """Keeps the history, the best weights and the resume file; stops on a bad loss or when asked to."""
+    """Keeps the history, the best weights, snapshots and the resume file; stops on a bad loss or when asked to."""
 
     order = 70
 
@@ -175,8 +160,12 @@ class Journal(Callback):
         state.epoch, state.step, state.loss_sum = now.number + 1, 0, 0.0
         if better:
             checkpoint.save_weights(self.folder / "best.safetensors", self.learn.model.state_dict())
+        stage = self.conductor.stage
+        if stage.snapshots and (now.ends_cycle if stage.schedule in CYCLIC else better):
+            checkpoint.save_snapshot(self.folder, state, self.learn.model, now.number, stage.snapshots)
         checkpoint.save_history(self.folder / "history.csv", state.rows)
         self.save()
+        checkpoint.drop_old_snapshots(self.folder, state)  # only now: the resume file before this one named them
 
     def save(self) -> None:
         """Write resume.pt: the training can be killed at any moment after this."""

@@ -31,8 +31,10 @@ class State:
     loss_sum: float = 0.0  # over those batches
     seconds: float = 0.0  # spent on this fold so far
     rows: list[dict[str, Any]] = field(default_factory=list)  # history.csv
-    averaged: dict[str, torch.Tensor] = field(default_factory=dict)  # running mean of the weights (SWA)
+    averaging: str = ""  # what the running average of the weights is: "swa", "ema 0.999", "" for none
+    averaged: dict[str, torch.Tensor] = field(default_factory=dict)
     averaged_count: int = 0
+    snapshots: list[int] = field(default_factory=list)  # numbers of the epochs whose weights are kept, rising
     optimiser: str = ""  # what the optimiser's state belongs to, "" before the first stage
 
     @property
@@ -65,6 +67,24 @@ def fill(net: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{path} does not fit the net of its recipe.toml ({reason}): restore that file") from None
+
+
+def save_snapshot(folder: Path, state: State, net: nn.Module, epoch: int, keep: int) -> None:
+    """Write folder/snapshots/EPOCH.safetensors; the last `keep` of them belong to the state."""
+    save_weights(_snapshot(folder, epoch), net.state_dict())
+    state.snapshots = [*state.snapshots, epoch][-keep:]
+
+
+def drop_old_snapshots(folder: Path, state: State) -> None:
+    """Delete the snapshots that the state does not name."""
+    kept = {_snapshot(folder, epoch) for epoch in state.snapshots}
+    for path in (folder / "snapshots").glob("*.safetensors"):
+        if path not in kept:
+            path.unlink()
+
+
+def _snapshot(folder: Path, epoch: int) -> Path:
+    return folder / "snapshots" / f"{epoch:04d}.safetensors"
 
 
 def save_history(path: Path, rows: list[dict[str, Any]]) -> None:

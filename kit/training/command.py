@@ -92,7 +92,7 @@ def _start(args: argparse.Namespace) -> None:
     seconds = cli.seconds("--time-budget", args.time_budget) / len(which) if args.time_budget else None
     data = cli.data_dir(args.data)
     tiles = tile_files.load(data)
-    run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder))
+    run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder or recipe.net.decoder))
 
     from kit.training import budget
     from kit.training.fold import train_folds
@@ -115,6 +115,8 @@ def _start(args: argparse.Namespace) -> None:
 
 def _resume(args: argparse.Namespace) -> None:
     run = runs.find_run(args.run or "latest")
+    if (run / "ensemble.json").exists():
+        raise InputError(f"{run.path} is an ensemble, which is not trained: name one of its runs")
     given = [flag for flag in RECIPE_FLAGS if getattr(args, flag) not in (None, False, [])]
     if given:
         raise InputError(f"--resume goes on with the recipe of {run.path}: leave out --{given[0].replace('_', '-')}")

@@ -1,6 +1,6 @@
 """Folds from start to finish: train or resume, choose the weights, write out-of-fold probabilities and scores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.learner import Learner
-from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from kit.data.tiles import Tiles
+from kit.errors import InputError
 from kit.nets import model
 from kit.nets.tta import probabilities
 from kit.recipe import Recipe
 from kit.runs import Run, read_json, write_json, write_probabilities, write_text
 from kit.scoring.metric import KINDS, average_precision, kind_of
-from kit.training import checkpoint
+from kit.training import averaging, checkpoint
 from kit.training.checkpoint import State
-from kit.training.learner import fit, make_learner, make_net
+from kit.training.learner import fit, make_learner, make_net, settle
+from kit.training.loaders import TileDataset
 
 
 def fold_name(fold: int | None) -> str:
@@ -60,12 +60,17 @@ def train_folds(
 def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None, learn: Learner, state: State) -> None:
     """Choose the fold's weights on its validation tiles, predict those, and write it all down; drops resume.pt."""
     folder, valid = run.fold(fold), learn.dls.valid.dataset
-    scores = _candidates(learn, recipe, state, folder)
+
+    def predict(weights: str, tta: str) -> np.ndarray:
+        nets = _nets(learn.model, run.weights(fold, weights), recipe.snapshot_weights)
+        return _mean_probability(nets, valid, tta)
+
+    names = _write_candidates(learn, recipe, state, folder)
+    scores = {name: _score(predict(name, "none"), valid) if len(valid) else None for name in names}
     used = _choose(scores)
-    checkpoint.load_weights(folder / f"{used}.safetensors", learn.model)
     entry: dict[str, Any] = {"weights": used, "candidates": scores}
     if len(valid):
-        prob = np.concatenate(list(probabilities(learn.model, valid.images, recipe.tta))).astype(np.float16)
+        prob = predict(used, recipe.tta).astype(np.float16)
         write_probabilities(folder / "valid.npy", prob.shape, [prob])
         ids = folds["id"][folds["fold"] == fold]
         write_text(folder / "valid_ids.csv", ids.to_csv(index=False))
@@ -91,43 +96,61 @@ def score_by_kind(pred: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     return {"score": round(float(each.mean()), 5), "kinds": by_kind}
 
 
-def _candidates(learn: Learner, recipe: Recipe, state: State, folder: Path) -> dict[str, float | None]:
-    """The weights there are to choose from, each saved, with its validation score (no TTA, threshold 0.5)."""
-    net, valid = learn.model, learn.dls.valid.dataset
+def _write_candidates(learn: Learner, recipe: Recipe, state: State, folder: Path) -> list[str]:
+    """Write the weights there are to choose from, best and snapshots being there already; their names, see _choose."""
+    net = learn.model
     checkpoint.save_weights(folder / "last.safetensors", net.state_dict())
-    scores: dict[str, float | None] = {"last": _score(net, valid)}
     if state.averaged_count:
         net.load_state_dict(state.averaged)
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
+        if state.averaging == averaging.SWA:  # an EMA has averaged the statistics of many steps already
             _recompute_batch_norm(learn, recipe, state)
         checkpoint.save_weights(folder / "averaged.safetensors", net.state_dict())
-        scores["averaged"] = _score(net, valid)
-    if (folder / "best.safetensors").exists():
-        checkpoint.load_weights(folder / "best.safetensors", net)
-        scores["best"] = _score(net, valid)
-    return scores
+    checkpoint.drop_old_snapshots(folder, state)
+    there = {
+        "averaged": state.averaged_count > 0,
+        "snapshots": bool(state.snapshots),
+        "last": True,
+        "best": (folder / "best.safetensors").exists(),
+    }
+    return [name for name, is_there in there.items() if is_there]
 
 
 def _recompute_batch_norm(learn: Learner, recipe: Recipe, state: State) -> None:
-    """One pass over the training tiles: a mean of weights has other activations than any of the weights in it."""
+    """One pass over the training tiles with the averaged weights."""
     loader = learn.dls.train
     loader.bs = min(recipe.stages[-1].bs, loader.n)
     loader.window(state.epoch, 0, loader.steps_per_epoch)
     torch.manual_seed(recipe.seed)  # dropout is active here
-    update_bn(loader, learn.model)
+    averaging.recompute_batch_norm(learn.model, (inputs for *inputs, _ in loader))
 
 
 def _choose(scores: dict[str, float | None]) -> str:
-    """The highest score; without validation, or on a tie, averaged before last before best."""
-    preference = [name for name in ("averaged", "last", "best") if name in scores]
-    return max(preference, key=lambda name: scores[name] or 0.0)
+    """The highest score; without validation, or on a tie, the first: averaged, snapshots, last, best."""
+    return max(scores, key=lambda name: scores[name] or 0.0)
 
 
-def _score(net: nn.Module, valid) -> float | None:
-    if not len(valid):
-        return None
-    pred = np.concatenate([prob > 0.5 for prob in probabilities(net, valid.images, "none")])
-    return round(float(average_precision(pred, valid.masks.astype(bool)).mean()), 5)
+def _score(prob: np.ndarray, valid: TileDataset) -> float:
+    """At threshold 0.5."""
+    return round(float(average_precision(prob > 0.5, valid.masks.astype(bool)).mean()), 5)
+
+
+def _mean_probability(nets: Iterator[tuple[float, model.TileNet]], valid: TileDataset, tta: str) -> np.ndarray:
+    """The weighted mean over nets of the probabilities of `valid`, (N, H, W) float32."""
+    mean = np.zeros(valid.images.shape, np.float32)
+    for weight, net in nets:
+        first = 0
+        for part in probabilities(net, valid.images, tta, valid.depth):
+            mean[first : first + len(part)] += weight * part
+            first += len(part)
+    return mean
+
+
+def _nets(net: model.TileNet, files: Sequence[Path], how: str) -> Iterator[tuple[float, model.TileNet]]:
+    """`net` filled from one file after another, each with the weight of its predictions; one alone has weight 1."""
+    for weight, path in zip(averaging.snapshot_weights(len(files), how), files, strict=True):
+        checkpoint.load_weights(path, net)
+        settle()
+        yield weight, net.eval()
 
 
 def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
@@ -149,9 +172,23 @@ def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
     write_json(run / "scores.json", scores)
 
 
-def load_net(run: Run, recipe: Recipe, fold: int | None) -> model.TileNet:
-    """The net of a finished fold with the weights that scores.json says to use, on the device, ready to predict."""
-    used = read_json(run / "scores.json")["folds"][fold_name(fold)]["weights"]
+def load_nets(
+    run: Run, recipe: Recipe, fold: int | None, weights: str | None = None
+) -> Callable[[], Iterator[tuple[float, model.TileNet]]]:
+    """A function that gives the nets of a finished fold one after another, each with the weight of its prediction.
+
+    weights: "best", "last", "averaged" or "snapshots"; None for those that scores.json says to use. The nets are on the
+    device and ready to predict; their weights sum to 1, and only snapshots are more than one. One net is in memory: use
+    it before asking for the next, which is the same object filled anew. Raises InputError for weights that the fold
+    does not have.
+    """
+    entry = read_json(run / "scores.json")["folds"][fold_name(fold)]
+    name = weights or entry["weights"]
+    if name not in entry["candidates"]:
+        there = ", ".join(entry["candidates"])
+        raise InputError(f"fold {fold_name(fold)} of {run.path} has no {name!r} weights: choose one of {there}")
+    files = run.weights(fold, name)
+    if not files:
+        raise InputError(f"{run.fold(fold) / name} is empty: choose other weights, or train the fold again")
     net = make_net(recipe.from_scratch())
-    checkpoint.load_weights(run.fold(fold) / f"{used}.safetensors", net)
-    return net.eval()
+    return lambda: _nets(net, files, recipe.snapshot_weights)

@@ -1,7 +1,6 @@
 """A recipe becomes a fastai Learner, and a Learner is trained through the recipe's stages."""
 
 import logging
-import math
 import sys
 from contextlib import closing
 from functools import partial
@@ -14,18 +13,18 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.learner import Learner
-from fastai.optimizer import OptimWrapper
 
 from kit.data import folds as folding
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.nets import losses, model
 from kit.nets.allocator import keep_freed_memory
+from kit.nets.heads import HeadLoss
 from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
-from kit.training import checkpoint
+from kit.training import averaging, checkpoint, optimisers, schedules
+from kit.training.averaging import Averaging
 from kit.training.callbacks import (
-    Averaging,
     Conductor,
     Journal,
     LossScaling,
@@ -38,16 +37,16 @@ from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
 from kit.training.schedules import plan
 
-OPTIMISERS = {
-    "adamw": partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True)),
-    "adam": partial(OptimWrapper, opt=partial(torch.optim.Adam, fused=True)),
-    "sgd": partial(OptimWrapper, opt=partial(torch.optim.SGD, momentum=0.9)),
-}
-
 
 def device() -> str:
     """The device that trainings and predictions use."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def settle() -> None:
+    """On a CPU, keep what steps free from now on: called when the net is there, whose making frees much for good."""
+    if device() == "cpu":
+        keep_freed_memory()
 
 
 def make_folds(recipe: Recipe, tiles: Tiles, placement: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -64,8 +63,6 @@ def make_folds(recipe: Recipe, tiles: Tiles, placement: pd.DataFrame | None = No
 
 def make_net(recipe: Recipe) -> model.TileNet:
     """The recipe's net on the device. Its random weights follow from the recipe's seed."""
-    if device() == "cpu":
-        keep_freed_memory()
     if recipe.net.pretrained and not recipe.net.weights:
         print(f"weights of {recipe.net.encoder}: from the hub or its cache", file=sys.stderr)
     torch.manual_seed(recipe.seed)
@@ -74,10 +71,12 @@ def make_net(recipe: Recipe) -> model.TileNet:
         decoder=recipe.net.decoder,
         stem=recipe.net.stem,
         size=recipe.data.size,
+        resize=recipe.data.resize,
         fit=recipe.data.fit,
         channels=recipe.data.channels,
         pretrained=recipe.net.pretrained,
         weights=recipe.net.weights or None,
+        options=recipe.salt,
         precision=recipe.precision,
     )
     return net.to(device())
@@ -103,7 +102,7 @@ def make_learner(
         raise InputError(
             f"id {table['id'][int(np.argmin(rows))]} of the folds is not among the training tiles of the data"
         )
-    _check(recipe)
+    _check(recipe, fold)
     first = recipe.stages[0]
     loaders = make_loaders(
         np.asarray(tiles.train_images[rows]),
@@ -114,13 +113,16 @@ def make_learner(
         bs=first.bs,
         device=device(),
         num_workers=num_workers,
+        depth=tiles.relative_depth("train")[rows] if "depth" in recipe.data.channels.split("+") else None,
+        sampling=recipe.data.sampling,
     )
     net = make_net(recipe)
+    settle()
     return Learner(
         loaders,
         net,
-        loss_func=losses.mix(first.loss),
-        opt_func=_optimiser(first),
+        loss_func=_loss(recipe, first),
+        opt_func=partial(optimisers.make, stage=first),
         splitter=lambda net: net.parameter_groups(),
         lr=first.lr,
         metrics=TileScore(),
@@ -128,21 +130,23 @@ def make_learner(
     )
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, fold: int | None) -> None:
     """Names and values that would otherwise be looked at only after hours of training."""
     check_tta(recipe.tta)
-    plan(recipe, n_tiles=1)
+    averaging.check_snapshot_weights(recipe.snapshot_weights)
     for number, stage in enumerate(recipe.stages):
         losses.mix(stage.loss)
-        if stage.optimiser not in OPTIMISERS:
-            raise InputError(f"unknown optimiser {stage.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
-        for key in ("encoder_lr", "weight_decay"):
-            if not 0 <= getattr(stage, key) < math.inf:
-                raise InputError(f"recipe key stages.{number}.{key} must be 0 or more, not {getattr(stage, key)}")
+        for room in (optimisers, schedules, averaging):
+            room.check(stage, f"stages.{number}")
+        if fold is None and schedules.needs_validation(stage):
+            raise InputError(
+                f"stages.{number} watches {stage.monitor}, and a training on every tile has none to validate on: "
+                f"add --set stages.{number}.monitor=train_loss"
+            )
 
 
-def _optimiser(stage: Stage) -> partial:
-    return partial(OPTIMISERS[stage.optimiser], weight_decay=stage.weight_decay)
+def _loss(recipe: Recipe, stage: Stage) -> HeadLoss:
+    return HeadLoss(losses.mix(stage.loss), recipe.salt)
 
 
 def is_pretrained(recipe: Recipe) -> bool:
@@ -156,25 +160,30 @@ def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
 
 
 def _begin_stage(learn: Learner, recipe: Recipe, stage: Stage, state: State, saved: dict | None) -> None:
-    """Set the stage's loss and, where it needs another one, its optimiser; give back the optimiser's saved state.
+    """Set the stage's loss and, where it needs others, its optimiser and averages; give back the optimiser's state.
 
     Another loss means a new optimiser: Adam remembers a thousand steps of the old gradients' size, and Lovasz after BCE
     would begin with steps several times as long as its learning rate allows.
     """
-    learn.loss_func = losses.mix(stage.loss)
+    learn.loss_func = _loss(recipe, stage)
     frozen = stage.freeze and is_pretrained(recipe)
-    wanted = f"{stage.optimiser} {stage.weight_decay} {stage.loss} {'frozen' if frozen else 'all'}"
+    wanted = f"{stage.optimiser} {stage.weight_decay} {stage.normalise} {stage.loss} {'frozen' if frozen else 'all'}"
     if learn.opt is None or state.optimiser != wanted:
-        learn.opt_func = _optimiser(stage)
+        learn.opt_func = partial(optimisers.make, stage=stage)
         learn.create_opt()
         learn.opt.freeze_to(-1 if frozen else 0)
     if saved and state.optimiser == wanted:
         learn.opt.opt.load_state_dict(saved)
     state.optimiser = wanted
+    # what is averaged or kept belongs to the stages up to the last one: nothing older than a stage without any
+    if state.averaging != averaging.kind(stage):
+        state.averaging, state.averaged, state.averaged_count = averaging.kind(stage), {}, 0
+    if not stage.snapshots:
+        state.snapshots = []
 
 
 def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard: bool = False) -> State | None:
-    """Train through all stages, keeping best.safetensors, history.csv and resume.pt in `folder`.
+    """Train through all stages, keeping best.safetensors, snapshots/, history.csv and resume.pt in `folder`.
 
     Returns the final state, or None when Ctrl-C or SIGTERM stopped it (resume.pt is saved then).
     Raises InputError when the loss stops being a number.
@@ -199,8 +208,8 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
             saved = None
             conductor = Conductor(recipe, ahead, state, lr_factors(recipe, stage))
             journal = Journal(state, folder, stop, conductor, scaling)
-            averaging = Averaging(state) if stage.average else None
-            callbacks = [callback for callback in (conductor, averaging, journal, *shared) if callback]
+            average = Averaging(state, stage) if state.averaging else None
+            callbacks = [callback for callback in (conductor, average, journal, *shared) if callback]
             try:
                 learn.fit(len(ahead), cbs=callbacks)
             except InputError as error:  # fastai puts the callback's name before what a callback raises

@@ -5,43 +5,86 @@ epoch: so a training that was cut goes on exactly where it stopped.
 """
 
 import signal
+from collections.abc import Callable
+from typing import Any
 
+import fastai.vision.data
+import fastai.vision.learner  # noqa: F401  the two say how a batch of images is drawn, with masks, with predictions
 import numpy as np
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorImage, TensorMask
+from torch import Tensor, from_numpy
 
+from kit.data.folds import coverage_class
+from kit.errors import InputError
 from kit.runs import cpus
 from kit.training.augment import Augmenter
 
 
 class TileDataset:
-    """Pairs of image and mask, (H, W) uint8, masks of 0 and 1. An item (epoch, i) is augmented, a plain i not."""
+    """Image, depth if there are depths, and mask: (H, W) uint8, a number, (H, W) uint8 of 0 and 1.
 
-    def __init__(self, images: np.ndarray, masks: np.ndarray, augmenter: Augmenter | None = None):
-        self.images, self.masks, self.augmenter = images, masks.view(np.uint8), augmenter
+    An item i is a tile as it is; an item (epoch, draw) is the tile draw % n augmented, in another way for each draw.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        masks: np.ndarray,
+        augmenter: Augmenter | None = None,
+        depth: np.ndarray | None = None,
+    ):
+        self.images, self.masks, self.augmenter, self.depth = images, masks.view(np.uint8), augmenter, depth
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        if not isinstance(item, tuple):
-            return self.images[item], self.masks[item]
-        epoch, i = item
-        if self.augmenter is None:
-            return self.images[i], self.masks[i]
-        return self.augmenter(self.images[i], self.masks[i], epoch, i)
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple:
+        epoch, draw = item if isinstance(item, tuple) else (None, item)
+        i = draw % len(self)
+        image, mask = self.images[i], self.masks[i]
+        if self.augmenter and epoch is not None:
+            image, mask = self.augmenter(image, mask, epoch, draw)
+        return (image, mask) if self.depth is None else (image, self.depth[i], mask)
+
+
+def uniform(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each tile once, in random order."""
+    return rng.permutation(len(masks))
+
+
+def by_coverage(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many draws as there are tiles, each class of coverage that there is equally often, in random order.
+
+    Within a class no tile is drawn twice more than another. The k-th further draw of tile i is i + k * n.
+    """
+    n, classes = len(masks), coverage_class(masks)
+    present = rng.permutation(np.unique(classes))  # the first ones get a draw more where n does not divide
+    draws = []
+    for share, kind in zip(np.array_split(np.arange(n), len(present)), present, strict=True):
+        members = np.flatnonzero(classes == kind)
+        rounds = -(-len(share) // len(members))
+        each = [rng.permutation(members) + k * n for k in range(rounds)]
+        draws.append(np.concatenate(each)[: len(share)])
+    return rng.permutation(np.concatenate(draws))
+
+
+SAMPLINGS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "uniform": uniform,
+    "coverage": by_coverage,
+}
 
 
 class TileLoader(TfmdDL):
-    """Batches of x (B, 1, H, W) uint8 grey levels and y (B, H, W) uint8 masks.
+    """Batches (x, y) of x (B, 1, H, W) uint8 grey levels and y (B, H, W) uint8 masks; (x, depth, y) with depth (B,).
 
-    With shuffle=True an epoch is the permutation that belongs to (seed, epoch), cut to whole batches; `window` chooses
-    the epoch and the part of it that the next pass gives. Without a window each pass is a full epoch, the next one.
+    With shuffle=True an epoch is the draw of tiles that belongs to (seed, epoch), cut to whole batches; `window`
+    chooses the epoch and the part of it that the next pass gives. Without one each pass is a full epoch, the next.
     """
 
-    def __init__(self, dataset: TileDataset, bs: int = 16, seed: int = 0, **kwargs):
+    def __init__(self, dataset: TileDataset, bs: int = 16, seed: int = 0, sampling: str = "uniform", **kwargs):
         super().__init__(dataset, bs=min(bs, max(len(dataset), 1)), **kwargs)
-        self.seed = seed
+        self.seed, self.sampling = seed, sampling
         self.epoch = -1
         self.part: tuple[int, int] | None = None
 
@@ -60,8 +103,9 @@ class TileLoader(TfmdDL):
         if self.part is None:
             self.epoch += 1
         first, last = self.part or (0, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, self.epoch, 0, 1)).permutation(self.n)
-        return [(self.epoch, int(i)) for i in order[first * self.bs : last * self.bs]]
+        rng = np.random.default_rng((self.seed, self.epoch, 0, 1))
+        order = SAMPLINGS[self.sampling](self.dataset.masks, rng)
+        return [(self.epoch, int(draw)) for draw in order[first * self.bs : last * self.bs]]
 
     def __len__(self) -> int:
         if not self.shuffle:
@@ -72,9 +116,16 @@ class TileLoader(TfmdDL):
         """In each loader process: Ctrl-C, which every process of the terminal gets, is for the trainer to answer."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def create_batch(self, items: list) -> tuple[TensorImage, TensorMask]:
-        images, masks = zip(*items, strict=True)
-        return TensorImage(np.stack(images)[:, None]), TensorMask(np.stack(masks))
+    def create_batch(self, items: list) -> tuple[Tensor, ...]:
+        images, *depths, masks = (np.stack(part) for part in zip(*items, strict=True))
+        return TensorImage(images[:, None]), *map(from_numpy, depths), TensorMask(masks)
+
+    def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple[Any, Any, Any]:
+        """What fastai draws: a depth is no picture, so the mask, or a prediction in its place, stands for it too."""
+        x, y, samples = super()._pre_show_batch(b, max_n)
+        if len(b) == 2:
+            return x, y, samples
+        return x[0], y, samples.map(lambda sample: (sample[0], sample[-1], sample[-1]))
 
 
 def workers(device: str) -> int:
@@ -92,16 +143,25 @@ def make_loaders(
     bs: int,
     device: str,
     num_workers: int | None = None,
+    depth: np.ndarray | None = None,
+    sampling: str = "uniform",
 ) -> DataLoaders:
     """Training and validation loaders of one fold.
 
-    images (N, H, W) uint8, masks (N, H, W) bool, is_valid (N,) bool. Validation keeps the order of the tiles.
+    images (N, H, W) uint8, masks (N, H, W) bool, is_valid (N,) bool, depth (N,) float32 for a net that sees depths.
+    sampling: "uniform", or "coverage" for each class of coverage equally often. Validation keeps the tiles' order.
+    Raises InputError for unknown names.
     """
+    if sampling not in SAMPLINGS:
+        raise InputError(f"unknown sampling {sampling!r}; there are: {', '.join(SAMPLINGS)}")
     num_workers = workers(device) if num_workers is None else num_workers
-    train = TileDataset(images[~is_valid], masks[~is_valid], Augmenter(augment, seed))
-    valid = TileDataset(images[is_valid], masks[is_valid])
+    train, valid = (
+        TileDataset(images[part], masks[part], augmenter, None if depth is None else depth[part])
+        for part, augmenter in ((~is_valid, Augmenter(augment, seed)), (is_valid, None))
+    )
+    pin = device != "cpu"
     return DataLoaders(
-        TileLoader(train, bs, seed, shuffle=True, num_workers=num_workers, pin_memory=device != "cpu", device=device),
+        TileLoader(train, bs, seed, sampling, shuffle=True, num_workers=num_workers, pin_memory=pin, device=device),
         TileLoader(valid, 2 * bs, seed, shuffle=False, num_workers=0, device=device),
         device=device,
     )

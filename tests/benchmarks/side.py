@@ -1,9 +1,13 @@
 """Two ways of one job in turn, so that a change of the machine's speed meets both; medians of the rounds."""
 
+import importlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from kit.data import demo, tiles
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,13 @@ def in_turn(ours: Callable[[], object], peer: Callable[[], object], rounds: int 
     ratios = sorted(theirs / own for own, theirs in pairs)
     own, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     return own, theirs, f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def table(folder: Path, groups: Iterable[str]) -> None:
+    """Print the rows of each group, on demo data that is written to `folder`."""
+    demo.write(folder, n_train=400, n_test=100, seed=0)
+    loaded = tiles.load(folder, progress=False)
+    print("\n| what | this kit | peer | ratio | rounds |\n|---|---|---|---|---|", flush=True)
+    for group in groups:
+        for row in importlib.import_module(f"tests.benchmarks.{group}").rows(loaded, folder):
+            print(row, flush=True)

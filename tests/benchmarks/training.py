@@ -1,4 +1,4 @@
-"""Training DynamicUnet + resnet34 at 128 px: the kit beside plain fastai; and what the kit's loaders cost of a step.
+"""Training resnet34 at 128 px: DynamicUnet beside plain fastai, decoder "salt" beside DynamicUnet; what loaders cost.
 
 The peer is what a fastai user writes: unet_learner on PNG files through a DataBlock, aug_transforms, float32.
 """
@@ -45,6 +45,12 @@ def rows(tiles: Tiles, folder: Path) -> Iterator[Row]:
     count = BS * STEPS
     rates = f"{count / own:.1f} tiles/s", f"{count / theirs:.1f} tiles/s (fastai)"
     yield Row("training DynamicUnet resnet34", *rates, ratio, ROUNDS)
+
+    options = ["net.decoder=salt", "salt.scse=decoder", "salt.hypercolumn=true"]
+    salt_learner = make_learner(recipe.load("baseline", options).with_bs(BS).from_scratch(), tiles, 0)
+    own_salt, dynamic, ratio = in_turn(steps(salt_learner), steps(kit_learner), ROUNDS)
+    rates = f"{count / own_salt:.1f} tiles/s", f"{count / dynamic:.1f} tiles/s (DynamicUnet)"
+    yield Row("training decoder salt (scSE, hypercolumn), resnet34", *rates, ratio, ROUNDS)
 
     loader = kit_learner.dls.train
     loading = median_seconds(lambda: list(loader), ROUNDS) / len(loader)

@@ -14,6 +14,7 @@ from timm.models.resnet import ResNet
 
 from kit.errors import InputError
 from kit.nets import encoders
+from tests.nets.families import FAMILIES
 
 TINY = "test_resnet.r160_in1k"
 
@@ -21,84 +22,6 @@ TINY = "test_resnet.r160_in1k"
 SMALL_NETS = ["test_resnet", "test_convnext", "test_byobnet", "mobilenetv3_small_050", "regnetx_002"]
 LARGE_NETS = ["resnet34", "seresnext50_32x4d", "densenet121", "efficientnet_b0", "convnext_tiny", "fastvit_t8"]
 LARGE_NETS += ["mobilenetv3_large_100", "pvt_v2_b0", "caformer_s18", "edgenext_xx_small", "hgnetv2_b0", "repvit_m0_9"]
-
-# the smallest net of a family, or nearly
-FAMILIES = [
-    "bat_resnext26ts",
-    "coat_tiny",
-    "convformer_s18",
-    "convmixer_768_32",
-    "convnextv2_atto",
-    "crossvit_tiny_240",
-    "cs3darknet_focus_s",
-    "darknet17",
-    "densenet121",
-    "dla46x_c",
-    "dpn68",
-    "edgenext_xx_small",
-    "efficientformer_l1",
-    "efficientvit_b0",
-    "efficientvit_m0",
-    "ese_vovnet19b_slim_dw",
-    "fastvit_t8",
-    "fbnetc_100",
-    "gcvit_xxtiny",
-    "gernet_s",
-    "ghostnet_050",
-    "hardcorenas_a",
-    "hgnetv2_b0",
-    "hiera_tiny_224",
-    "hrnet_w18_small",
-    "inception_next_atto",
-    "inception_v3",
-    "lcnet_035",
-    "legacy_seresnet18",
-    "legacy_xception",
-    "levit_conv_128s",
-    "mambaout_femto",
-    "mixer_s32_224",
-    "mixnet_s",
-    "mnasnet_small",
-    "mobilenetv2_035",
-    "mobilenetv3_small_050",
-    "mobilenetv4_conv_small_035",
-    "mobileone_s0",
-    "mobilevitv2_050",
-    "mvitv2_tiny",
-    "nest_tiny",
-    "nf_regnet_b0",
-    "pit_ti_224",
-    "poolformer_s12",
-    "pvt_v2_b0",
-    "regnety_002",
-    "repghostnet_050",
-    "repvgg_a0",
-    "repvit_m0_9",
-    "res2net50_14w_8s",
-    "resnest14d",
-    "resnet18",
-    "resnetv2_18",
-    "rexnet_100",
-    "selecsls42",
-    "semnasnet_050",
-    "shvit_s1",
-    "skresnet18",
-    "starnet_s050",
-    "swiftformer_xs",
-    "swin_tiny_patch4_window7_224",
-    "test_convnext",
-    "test_efficientnet",
-    "test_maxvit",
-    "test_nfnet",
-    "test_vit",
-    "tiny_vit_5m_224",
-    "tinynet_e",
-    "twins_svt_small",
-    "visformer_tiny",
-    "vit_tiny_patch16_224",
-    "xception41",
-    "xcit_nano_12_p16_224",
-]
 
 
 def random_state(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -223,7 +146,9 @@ def test_unknown_names_are_refused_with_near_ones(name, hint):
 
 
 @pytest.mark.parametrize("size", [101, 128, 160])
-@pytest.mark.parametrize(("stem", "skips", "first"), [("own", 4, 2), ("stride1", 4, 1), ("no-pool", 3, 2)])
+@pytest.mark.parametrize(
+    ("stem", "skips", "first"), [("own", 4, 2), ("stride1", 4, 1), ("no-pool", 3, 2), ("3x3", 3, 1)]
+)
 def test_stems_set_the_scale_of_the_first_stage(stem, skips, first, size, tiny_file):
     encoder = encoders.build(TINY, stem=stem, weights=tiny_file, image_size=size)
     sides = [x.shape[-1] for x in features(encoder, image(size=size))]
@@ -235,10 +160,23 @@ def test_stems_set_the_scale_of_the_first_stage(stem, skips, first, size, tiny_f
 
 
 def test_stems_keep_every_weight(tiny_file):
-    states = [encoders.build(TINY, stem=stem, weights=tiny_file).state_dict() for stem in encoders.STEMS]
-    for state in states[1:]:
-        for ours, plain in zip(state.values(), states[0].values(), strict=True):
-            assert torch.equal(ours, plain)
+    own, *others = (encoders.build(TINY, stem=stem, weights=tiny_file).state_dict() for stem in encoders.STEMS)
+    for stem, state in zip(encoders.STEMS[1:], others, strict=True):
+        changed = [
+            name for name, ours, plain in zip(own, state.values(), own.values(), strict=True) if not equal(ours, plain)
+        ]
+        assert changed == (["0.conv1.weight"] if stem == "3x3" else [])
+
+
+def equal(ours, plain):
+    return ours.shape == plain.shape and torch.equal(ours, plain)
+
+
+def test_the_3x3_stem_of_a_resnet34_is_a_fresh_convolution_without_a_pool():
+    own, fresh = (encoders.build("resnet34", stem=stem, pretrained=False) for stem in ("own", "3x3"))
+    counts = [sum(p.numel() for p in encoder.parameters()) for encoder in (own, fresh)]
+    assert counts[0] - counts[1] == 64 * 3 * (7 * 7 - 3 * 3)
+    assert fresh.reductions == (1, 2, 4, 8)
 
 
 @pytest.mark.parametrize(("name", "stem"), [("test_convnext", "no-pool"), ("test_convnext", "stride1")])
@@ -250,7 +188,7 @@ def test_stems_that_an_encoder_has_not_are_refused_with_those_it_has(name, stem)
 def test_stems_without_a_pool_offer_stride_1():
     with pytest.raises(InputError, match=r"no first max-pool \(its stems: own, stride1\)"):
         encoders.build("regnetx_002", stem="no-pool", pretrained=False)
-    with pytest.raises(InputError, match="own, stride1, no-pool"):
+    with pytest.raises(InputError, match="own, stride1, no-pool, 3x3"):
         encoders.build(TINY, stem="big", pretrained=False)
 
 

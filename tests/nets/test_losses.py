@@ -157,7 +157,8 @@ class TestEveryLoss:
         mask = torch.cat([masks(kind) for kind in MASKS])
         values = logits(tuple(mask.shape))
         alone = [LOSSES[name](values[i : i + 1], mask[i : i + 1]).item() for i in range(len(mask))]
-        assert LOSSES[name](values, mask).item() == pytest.approx(np.mean(alone), rel=1e-6)
+        counted = [loss for loss, tile in zip(alone, mask, strict=True) if tile.any() or "nonempty" not in name]
+        assert LOSSES[name](values, mask).item() == pytest.approx(np.mean(counted), rel=1e-6)
         assert LOSSES[name](values, mask, reduction="none").tolist() == pytest.approx(alone, rel=1e-6)
 
     @pytest.mark.parametrize("kind", MASKS)

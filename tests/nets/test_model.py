@@ -3,16 +3,18 @@
 from copy import deepcopy
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fastai.vision.core import TensorImage
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kit.errors import InputError
-from kit.nets import decoders, model
+from kit.nets import classic, decoders, model
+from kit.nets.heads import Outputs
+from kit.recipe import Salt
 
 TINY = "test_resnet.r160_in1k"  # mean and std are 0.5
 
@@ -20,7 +22,7 @@ TINY = "test_resnet.r160_in1k"  # mean and std are 0.5
 class Mirror(nn.Module):
     """Stands for a decoder: keeps what it is shown and gives its first channel back as logits."""
 
-    def __init__(self, encoder, image_size):
+    def __init__(self, encoder, image_size, options):
         super().__init__()
         self.encoder = encoder
 
@@ -29,10 +31,39 @@ class Mirror(nn.Module):
         return x[:, :1]
 
 
+class Heads(Mirror):
+    """Has every head; calls the tiles empty whose first pixel is dark. The deep maps are means over 2 and 4 pixels."""
+
+    def forward(self, x):
+        grey = x[:, :1]
+        deep = tuple(F.avg_pool2d(grey, scale) for scale in (4, 2))
+        return Outputs(grey, deep, -x[:, 0, 0, 0], -grey)
+
+
+class Classic(nn.Conv2d):
+    """Stands for a classic net."""
+
+    def __init__(self, in_channels, size, options):
+        super().__init__(in_channels, 1, 1)
+
+
 @pytest.fixture
 def mirror(monkeypatch):
     monkeypatch.setitem(decoders.DECODERS, "mirror", Mirror)
     return "mirror"
+
+
+@pytest.fixture
+def heads(monkeypatch):
+    monkeypatch.setitem(decoders.DECODERS, "heads", Heads)
+    return "heads"
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    monkeypatch.setitem(classic.NETS, "plain", Classic)
+    monkeypatch.setattr(classic, "build", lambda name, *args: classic.NETS[name](*args))
+    return "plain"
 
 
 def tiles(n: int = 3, size: int = 101) -> torch.Tensor:
@@ -44,36 +75,19 @@ def build(**kwargs) -> model.TileNet:
     return model.build(**{"encoder": TINY, "pretrained": False, "precision": "float32", **kwargs})
 
 
-@pytest.mark.parametrize("size", [101, 102, 128, 160, 202])
-@pytest.mark.parametrize("fit", ["pad-reflect", "pad-edge"])
-def test_padding_is_numpys_and_is_cut_off_exactly(fit, size, mirror):
-    net = build(decoder=mirror, fit=fit, size=size)
-    logits = net(tiles())
-    before = (size - 101) // 2
-    width = ((0, 0), (before, size - 101 - before), (before, size - 101 - before))
-    scaled = (tiles().numpy().astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
-    padded = np.pad(scaled, width, mode="reflect" if fit == "pad-reflect" else "edge")
-    for channel in range(3):
-        np.testing.assert_array_equal(net.decoder.seen[:, channel].numpy(), padded)
-    np.testing.assert_array_equal(logits.numpy(), scaled)
-
-
-def test_101_is_padded_by_13_before_and_14_after(mirror):
-    net = build(decoder=mirror, fit="pad-edge")
-    spot = torch.zeros(1, 101, 101, dtype=torch.uint8)
-    spot[0, 40, 50] = 255
-    net(spot)
-    assert (net.decoder.seen[0, 0] > 0).nonzero().tolist() == [[53, 63]]
-
-
-def test_resizing_is_bilinear_there_and_back(mirror):
-    net = build(decoder=mirror, fit="resize", size=202)
-    logits = net(tiles()).numpy()
-    scaled = tiles().numpy().astype(np.float32) / 127.5 - 1
-    large = np.stack([cv2.resize(tile, (202, 202), interpolation=cv2.INTER_LINEAR) for tile in scaled])
-    np.testing.assert_allclose(net.decoder.seen[:, 1].numpy(), large, atol=1e-5)
-    back = np.stack([cv2.resize(tile, (101, 101), interpolation=cv2.INTER_LINEAR) for tile in large])
-    np.testing.assert_allclose(logits, back, atol=1e-5)
+@pytest.mark.parametrize("geometry", [{}, {"resize": 192, "size": 224}, {"fit": "pad-random"}, {"channels": "grey+y"}])
+def test_the_decoder_sees_the_inputs_and_its_logits_come_back(geometry, mirror):
+    """Its logits are the first channel that it saw: in the middle of the input lies the tile."""
+    net = build(decoder=mirror, **geometry)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        logits = net(tiles())
+        torch.manual_seed(1)
+        shown, corners = net.inputs(tiles())
+    assert torch.equal(net.decoder.seen, shown)
+    assert torch.equal(logits, net.inputs.back(shown[:, :1], corners)[:, 0])
+    if not geometry:
+        np.testing.assert_array_equal(logits.numpy(), tiles().numpy().astype(np.float32) / np.float32(255) * 2 - 1)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +113,74 @@ def test_tiles_of_any_kind_give_the_same_logits():
     assert (expected.shape, expected.dtype) == ((3, 101, 101), torch.float32)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 101, 101), (3, 128, 128), (101, 101)])
-def test_tiles_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="give"):
-        build()(torch.zeros(shape))
-
-
 def test_a_net_sees_the_same_through_any_size_of_tile():
     assert build(tile_size=96, size=96)(tiles(2, 96)).shape == (2, 96, 96)
+
+
+def test_depths_reach_the_channel(mirror):
+    net = build(decoder=mirror, channels="depth+grey")
+    assert net.needs_depth
+    assert not build(decoder=mirror, channels="grey+y").needs_depth
+    logits = net(tiles(), torch.tensor([0.0, 0.25, 1.0]))
+    assert logits.amin((1, 2)).tolist() == logits.amax((1, 2)).tolist() == [0.0, 0.25, 1.0]
+    with pytest.raises(ValueError, match="depth"):
+        net(tiles())
+
+
+def two_tiles() -> torch.Tensor:
+    """A dark one, which Heads calls empty, and a light one."""
+    return torch.stack([torch.full((101, 101), level, dtype=torch.uint8) for level in (51, 204)])
+
+
+def test_training_gives_every_head_on_the_tiles_pixels(heads):
+    outputs = build(decoder=heads)(tiles())
+    assert isinstance(outputs, Outputs)
+    grey = tiles().float() / 127.5 - 1
+    torch.testing.assert_close(outputs.logits, grey)
+    torch.testing.assert_close(outputs.nonempty, -grey)
+    torch.testing.assert_close(outputs.empty, -grey[:, 13, 13])  # what the padding reflects into the first pixel
+    assert [maps.shape for maps in outputs.deep] == [(3, 101, 101)] * 2
+    padded = torch.from_numpy(np.pad(grey.numpy(), ((0, 0), (13, 14), (13, 14)), mode="reflect"))
+    for maps, scale in zip(outputs.deep, (4, 2), strict=True):
+        means = F.avg_pool2d(padded[:, None], scale)
+        wide = F.interpolate(means, size=(128, 128), mode="bilinear")
+        torch.testing.assert_close(maps, wide[:, 0, 13:114, 13:114])
+
+
+def test_evaluation_gives_logits_whatever_the_heads(heads):
+    net = build(decoder=heads).eval()
+    assert torch.equal(net(two_tiles()), net.outputs(two_tiles()).logits)
+    torch.testing.assert_close(net(two_tiles())[:, 50, 50], torch.tensor([-0.6, 0.6]))
+
+
+def test_gating_empties_the_tiles_that_the_head_calls_empty_in_evaluation_only(heads):
+    net = build(decoder=heads, options=Salt(empty=0.1, gating=True))
+    torch.testing.assert_close(net(two_tiles()).logits[:, 50, 50], torch.tensor([-0.6, 0.6]))
+    logits = net.eval()(two_tiles())
+    assert (logits[0] == -20).all()
+    torch.testing.assert_close(logits[1], torch.full((101, 101), 0.6))
+    torch.testing.assert_close(net.outputs(two_tiles()).logits[:, 50, 50], torch.tensor([-0.6, 0.6]))
+
+
+def test_a_net_without_heads_gives_tensors_and_has_outputs_all_the_same(mirror):
+    net = build(decoder=mirror)
+    assert type(net(tiles())) is torch.Tensor
+    outputs = net.outputs(tiles())
+    assert torch.equal(outputs.logits, net(tiles()))
+    assert outputs[1:] == ((), None, None)
+
+
+def test_heads_are_float32_in_any_precision(heads):
+    outputs = build(decoder=heads, precision="bfloat16")(tiles())
+    assert {x.dtype for x in (outputs.logits, *outputs.deep, outputs.empty, outputs.nonempty)} == {torch.float32}
+
+
+def test_a_classic_net_sees_levels_of_0_to_1_and_learns_as_one_group(plain):
+    net = build(encoder="", decoder=plain, channels="grey+y", size=101)
+    assert [len(group) for group in net.parameter_groups()] == [0, 0, 2]
+    grey, row, bias = *net.decoder.weight.detach().flatten(), net.decoder.bias.detach()
+    expected = grey * tiles() / 255 + row * torch.linspace(0, 1, 101)[:, None] + bias
+    torch.testing.assert_close(net(tiles()), expected)
 
 
 @pytest.mark.parametrize(
@@ -198,18 +272,22 @@ def test_weights_go_through_a_file_and_come_back(tmp_path):
     [
         ({"size": 100}, "size 100 .* at least 101"),
         ({"size": 302}, "size 302 .* at most 301"),
-        ({"fit": "crop"}, "fit 'crop' .* pad-reflect or pad-edge or resize"),
-        ({"channels": "rgb"}, "channels 'rgb' .* grey3 or grey"),
+        ({"fit": "crop"}, "fit 'crop' .* pad-reflect or pad-edge"),
+        ({"size": 224, "resize": 256}, "size 224 .* at least 256"),
+        ({"channels": "rgb"}, "channels 'rgb': .* grey3 or grey"),
         ({"precision": "int8"}, "precision 'int8' .* float32"),
         ({"decoder": "fpn"}, "'fpn': use dynamic"),
         ({"encoder": "resnet43"}, "resnet34"),
         ({"stem": "no-pool", "encoder": "test_convnext"}, "its stems: own"),
+        ({"encoder": ""}, "decoder dynamic needs an encoder"),
+        ({"decoder": "plain"}, "decoder plain is a whole net"),
+        ({"encoder": "", "decoder": "plain", "pretrained": True}, "plain has no pretrained weights"),
+        ({"encoder": "", "decoder": "plain", "weights": "resnet.pth"}, "plain has no pretrained weights"),
+        ({"encoder": "", "decoder": "plain", "stem": "no-pool"}, "no stems"),
+        ({"options": Salt(gating=True)}, "salt.gating .* salt.empty above 0"),
     ],
 )
+@pytest.mark.usefixtures("plain")
 def test_values_that_cannot_be_are_refused(kwargs, message):
     with pytest.raises(InputError, match=message):
         build(**kwargs)
-
-
-def test_the_widest_reflection_is_taken(mirror):
-    assert torch.equal(build(decoder=mirror, size=301)(tiles()), build(decoder=mirror, size=101)(tiles()))

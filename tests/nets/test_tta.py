@@ -42,6 +42,20 @@ def test_hflip_is_the_mean_of_both_views():
     np.testing.assert_allclose(prob, np.broadcast_to(ends.mean(2)[..., None], prob.shape), atol=1e-6)
 
 
+class Depths(Pointwise):
+    """Logits are the tile's depth: a net that looks at nothing else."""
+
+    def forward(self, tiles, depth):
+        return depth[:, None, None].expand(tiles.shape)
+
+
+@pytest.mark.parametrize("tta", TTA)
+def test_each_tile_keeps_its_depth(tta):
+    depth = np.linspace(-3, 3, len(IMAGES)).astype(np.float32)
+    prob = np.concatenate(list(probabilities(Depths(), IMAGES, tta, depth)))
+    np.testing.assert_allclose(prob[:, 7, 9], 1 / (1 + np.exp(-depth)), atol=1e-6)
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(InputError, match="hflip"):
         next(probabilities(Pointwise(), IMAGES, "rot90"))

@@ -15,7 +15,7 @@ def tile(seed=0):
     return mask * 200 + 20, mask
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS.keys() - {"cutout"}))  # a hole leaves the mask as it is
 def test_image_and_mask_move_together(name):
     augment = Augmenter(name, seed=1)
     image, mask = tile()
@@ -28,7 +28,7 @@ def test_image_and_mask_move_together(name):
         assert (bright != new_mask.astype(bool)).mean() < 0.02  # blur and interpolation blunt the outline only
 
 
-@pytest.mark.parametrize("name", ["hflip", "default"])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_same_seed_epoch_and_item_give_the_same_tile_in_any_order(name):
     image, mask = tile()
     keys = [(epoch, item) for epoch in range(3) for item in range(10)]

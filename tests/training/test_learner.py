@@ -16,8 +16,7 @@ from kit.errors import InputError
 from kit.runs import Run, read_json
 from kit.scoring.metric import average_precision
 from kit.training import budget, learner
-from kit.training.checkpoint import load_weights
-from kit.training.fold import load_net, train_folds
+from kit.training.fold import load_nets, train_folds
 from kit.training.schedules import plan
 from tests.small import easy_tiles, tiny_recipe
 
@@ -79,13 +78,15 @@ def test_a_run_has_what_the_next_steps_need(tmp_path):
 
 
 def test_trained_on_every_tile_there_is_nothing_to_validate(tmp_path):
-    run = train(tmp_path / "run", tiny_recipe(), folds=(None,))
+    recipe = tiny_recipe("stages.1.monitor=train_loss")
+    run = train(tmp_path / "run", recipe, folds=(None,))
     scores = read_json(run / "scores.json")
     assert "mean" not in scores
     assert scores["folds"]["none"]["weights"] == "averaged"
     assert run.finished_folds() == [None]
     assert not (run / "oof.npy").exists()
-    load_net(run, tiny_recipe(), None)
+    ((weight, _),) = load_nets(run, recipe, None)()
+    assert weight == 1
 
 
 def test_the_averaged_weights_are_the_mean_over_the_ends_of_the_epochs(tmp_path):
@@ -101,8 +102,7 @@ def test_the_averaged_weights_are_the_mean_over_the_ends_of_the_epochs(tmp_path)
 
     collect = Collect()
     run = train(tmp_path / "run", tiny_recipe(), callback=collect)
-    net = load_net(run, tiny_recipe(), 0)
-    load_weights(run.fold(0) / "averaged.safetensors", net)
+    ((_, net),) = load_nets(run, tiny_recipe(), 0, "averaged")()
     expected = torch.stack(collect.seen[-2:]).mean(0)  # the last stage has two epochs
     torch.testing.assert_close(next(net.parameters()).detach(), expected)
 
@@ -116,15 +116,16 @@ def test_batch_norm_is_recomputed_for_the_averaged_weights(tmp_path):
 
 
 class Rates(Callback):
-    """The learning rates and what was trained at each step."""
+    """The learning rates, the momentum and what was trained at each step."""
 
     order = 100
 
     def __init__(self):
-        self.rates, self.frozen = [], []
+        self.rates, self.momentum, self.frozen = [], [], []
 
     def after_step(self) -> None:
         self.rates.append([hyper["lr"] for hyper in self.learn.opt.hypers])
+        self.momentum.append(self.learn.opt.hypers[-1]["mom"])
         self.frozen.append(not self.learn.model.parameter_groups()[0][0].requires_grad)
 
 
@@ -149,6 +150,22 @@ def test_from_scratch_neither(tmp_path):
     train(tmp_path / "run", tiny_recipe("stages.0.freeze=true"), callback=rates)
     assert not any(rates.frozen)
     assert all(early == late == decoder for early, late, decoder in rates.rates)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "schedule", "expected"),
+    [
+        ("sgd", "one-cycle", [0.95, 0.85, 0.875, 0.925]),
+        ("sgd", "poly", [0.9] * 4),
+        ("rmsprop", "one-cycle", [0.0] * 4),
+    ],
+)
+def test_only_one_cycle_moves_the_momentum_and_rmsprop_has_none(tmp_path, optimiser, schedule, expected):
+    """At steps 0, 2, 4 and 6 of 8; one-cycle goes from 0.95 to 0.85 in the first quarter, then back on a cosine."""
+    recipe = tiny_recipe(f"stages.0.optimiser={optimiser}", f"stages.0.schedule={schedule}", "stages.0.epochs=2")
+    recipe, rates = replace(recipe, stages=recipe.stages[:1]), Rates()
+    train(tmp_path / "run", recipe, callback=rates)
+    assert rates.momentum[::2] == pytest.approx(expected)
 
 
 def test_a_plateau_stage_lowers_its_rate_and_ends_early(tmp_path):
@@ -182,9 +199,10 @@ def test_tensorboard_gets_the_history(tmp_path):
 
 
 def test_timing_the_first_steps_leaves_the_weights_alone():
-    learn = learner.make_learner(tiny_recipe(), TILES, 0)
+    recipe = tiny_recipe("data.channels=grey+depth+y", "stages.0.ema=0.9", "stages.0.normalise=true")
+    learn = learner.make_learner(recipe, TILES, 0)
     before = {key: tensor.clone() for key, tensor in learn.model.state_dict().items()}
-    assert budget.fit_to(tiny_recipe(), learn, 60).epochs > 0
+    assert budget.fit_to(recipe, learn, 60).epochs > 0
     after = learn.model.state_dict()
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
 
@@ -198,17 +216,28 @@ def test_float16_scales_its_loss_for_every_way_of_training():
     assert all(tensor.isfinite().all() for tensor in learn.model.state_dict().values())
 
 
+SNAPSHOTS = ("stages.2.average=false", "stages.2.ema=0.9", "stages.2.schedule=cosine", "stages.2.snapshots=2")
+
+
 @pytest.mark.parametrize("allowed", [30, 100, 1000])
-def test_a_time_budget_is_spent_and_not_passed(monkeypatch, allowed):
-    """At 0.5 s a step and 0.1 s a look at a tile, counted by hand; the shares of the stages stay."""
+@pytest.mark.parametrize(
+    ("settings", "step", "looks"), [((), 0.5, 8 * 3 + 8 * 2 + 24), (SNAPSHOTS, 0.6, 8 * 5 + 8 * 4)]
+)
+def test_a_time_budget_is_spent_and_not_passed(monkeypatch, settings, step, looks, allowed):
+    """At 0.5 s a step, 0.1 s an average and 0.1 s a look at a tile, counted by hand; the shares of the stages stay.
+
+    After the training: a look for each of last, best, averaged and the snapshots, two views out of fold of the weights
+    that take longest, and one for the batch-norms over the training tiles where weights of epochs were averaged.
+    """
     monkeypatch.setattr(budget, "_step_seconds", lambda learn, bs: 0.5)
+    monkeypatch.setattr(budget, "_mix_seconds", lambda learn: 0.1)
     monkeypatch.setattr(budget, "_look_seconds", lambda learn: 0.1)
     monkeypatch.setattr(budget, "_save_seconds", lambda learn: 0.2)
-    recipe, learn = tiny_recipe(), learner.make_learner(tiny_recipe(), TILES, 0)
+    recipe, learn = tiny_recipe(*settings), learner.make_learner(tiny_recipe(), TILES, 0)
     fitted = budget.fit_to(recipe, learn, allowed)
     epochs = plan(fitted, 24)
-    after = 0.1 * (8 * 3 + 8 * 2 + 24) + 0.2  # three candidates, two views out of fold, batch-norm over training tiles
-    spent = 0.5 * sum(epoch.steps for epoch in epochs) + (0.1 * 8 + 0.2) * len(epochs) + after
+    after = 0.1 * looks + 0.2
+    spent = step * sum(epoch.steps for epoch in epochs) + (0.1 * 8 + 0.2) * len(epochs) + after
     assert 0.8 * allowed < spent <= (1 - budget.RESERVE) * allowed
     shares = [stage.epochs / fitted.epochs for stage in fitted.stages]
     assert shares == pytest.approx([stage.epochs / recipe.epochs for stage in recipe.stages])
@@ -223,7 +252,10 @@ def test_mistakes_are_refused_before_anything_is_trained():
         (["data.augment=defalt"], "default"),
         (["data.folds_by=cover"], "coverage"),
         (["limit=3"], "limit 3 is too small"),
-        (["stages.1.schedule=cosine"], "schedule"),
+        (["stages.1.schedule=cosin"], "schedule"),
+        (["stages.2.ema=0.9"], "stages.2.ema and stages.2.average"),
+        (["snapshot_weights=median"], "snapshot_weights"),
+        (["data.sampling=even"], "sampling"),
         (["stages.1.encoder_lr=-1"], "encoder_lr must be 0 or more"),
         (["data.size=-5", "data.fit=resize"], "size -5 is too small"),
     ]:
@@ -231,6 +263,9 @@ def test_mistakes_are_refused_before_anything_is_trained():
             learner.make_learner(tiny_recipe(*settings), TILES, 0)
     with pytest.raises(InputError, match="no fold 7"):
         learner.make_learner(tiny_recipe(), TILES, 7)
+    # a training on every tile has no score that a plateau could follow
+    with pytest.raises(InputError, match=r"add --set stages\.1\.monitor=train_loss"):
+        learner.make_learner(tiny_recipe(), TILES, None)
 
 
 def test_limit_keeps_so_many_tiles_of_all_folds():

@@ -1,10 +1,13 @@
 """Loaders: every tile once an epoch, the same tiles whatever the number of workers, parts of an epoch exact."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from fastai.torch_core import TensorImage, TensorMask
 
-from kit.training.loaders import make_loaders
+from kit.errors import InputError
+from kit.training.loaders import by_coverage, make_loaders
 
 
 def arrays(n=50):
@@ -13,10 +16,10 @@ def arrays(n=50):
     return images, images > 128
 
 
-def loaders(n=50, workers=0, augment="none", seed=3, bs=8):
-    images, masks = arrays(n)
-    is_valid = np.arange(n) % 5 == 0
-    return make_loaders(images, masks, is_valid, augment=augment, seed=seed, bs=bs, device="cpu", num_workers=workers)
+def loaders(n=50, workers=0, masks=None, **kwargs):
+    images, usual = arrays(n)
+    kwargs = {"augment": "none", "seed": 3, "bs": 8, "device": "cpu", "num_workers": workers, **kwargs}
+    return make_loaders(images, usual if masks is None else masks, np.arange(n) % 5 == 0, **kwargs)
 
 
 def batches(loader):
@@ -83,3 +86,98 @@ def test_a_window_is_that_part_of_the_epoch():
 
 def test_fewer_tiles_than_a_batch():
     assert [len(x) for x, _ in batches(loaders(n=5, bs=16).train)] == [4]
+
+
+def test_depths_go_with_their_tiles():
+    dls = loaders(depth=np.arange(50, dtype=np.float32) / 50)
+    assert dls.n_inp == 2
+    for loader, count in ((dls.train, 40), (dls.valid, 10)):
+        seen = []
+        for x, depth, y in loader:
+            assert (depth.shape, depth.dtype, y.shape) == ((len(x),), torch.float32, (len(x), 101, 101))
+            np.testing.assert_allclose(depth, x[:, 0, 0, 0] / 50, atol=1e-6)
+            seen += x[:, 0, 0, 0].tolist()
+        assert len(set(seen)) == count
+    np.testing.assert_allclose(dls.valid.dataset.depth, np.arange(0, 1, 0.1), atol=1e-6)
+    assert loaders().train.dataset.depth is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_depths_come_through_loader_processes():
+    depth = np.linspace(0, 1, 50, dtype=np.float32)
+    for one, other in zip(loaders(depth=depth).train, loaders(depth=depth, workers=2).train, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("depth", [None, np.zeros(50, np.float32)])
+def test_batches_and_predictions_are_drawn_with_or_without_depths(depth):
+    dls = loaders(depth=depth)
+    batch = dls.one_batch()
+    dls.show_batch(batch, max_n=2)
+    dls.train.show_results(batch, TensorMask(batch[-1] == 0), max_n=2)
+    drawn = [len(axes.images) for axes in plt.gcf().axes]
+    plt.close("all")
+    assert drawn == [2, 2, 2, 2]  # target and prediction beside each other, each upon its tile
+
+
+def covered(areas):
+    """Masks of 10x10 px with so many pixels of salt."""
+    return np.arange(100).reshape(1, 10, 10) < np.array(areas)[:, None, None]
+
+
+@pytest.mark.parametrize(
+    "areas", [[0] * 30 + [5] * 3 + [55] * 8, [0] * 5 + [100], [0] * 4, [*range(0, 101, 10)] * 3 + [0] * 40, [7]]
+)
+def test_each_class_of_coverage_is_drawn_equally_often_and_its_tiles_too(areas):
+    rng, kinds = np.random.default_rng(0), -(-np.array(areas) // 10)
+    for _ in range(5):
+        draws = by_coverage(covered(areas), rng)
+        assert len(draws) == len(set(draws)) == len(areas)
+        times = np.bincount(draws % len(areas), minlength=len(areas))
+        totals = [times[kinds == kind].sum() for kind in np.unique(kinds)]
+        assert max(totals) - min(totals) <= 1
+        for kind in np.unique(kinds):
+            assert np.ptp(times[kinds == kind]) <= 1
+
+
+def test_which_class_is_drawn_less_often_changes():
+    rng, kinds = np.random.default_rng(0), np.array([0, 0, 5, 5, 10])
+    fewest = {
+        int(np.bincount(kinds[by_coverage(covered(10 * kinds), rng) % 5], minlength=11)[[0, 5, 10]].argmin())
+        for _ in range(60)
+    }
+    assert fewest == {0, 1, 2}
+
+
+def balanced(**kwargs):
+    """An eighth of the 40 training tiles is full of salt, the others are empty."""
+    masks = np.zeros((50, 101, 101), bool)
+    masks[1::10] = True
+    return loaders(masks=masks, sampling="coverage", **kwargs)
+
+
+def test_balanced_epochs_are_functions_of_seed_and_epoch_in_parts_too():
+    dls = balanced()
+    assert sum(int(y.amax((1, 2)).sum()) for _, y in dls.train) == 20
+    dls.train.window(2, 0, 5)
+    whole = batches(dls.train)
+    for part in ((0, 2), (2, 5)):
+        dls.train.window(2, *part)
+        for (x, y), (again_x, again_y) in zip(whole[slice(*part)], batches(dls.train), strict=True):
+            np.testing.assert_array_equal(x, again_x)
+            np.testing.assert_array_equal(y, again_y)
+    for other, epoch in ((balanced(seed=4), 2), (balanced(), 3)):
+        other.train.window(epoch, 0, 5)
+        assert any((x != again).any() for (x, _), (again, _) in zip(whole, batches(other.train), strict=True))
+
+
+def test_a_tile_that_is_drawn_again_is_augmented_in_another_way():
+    dls = balanced(augment="default")
+    salt = [x.tobytes() for images, masks in batches(dls.train) for x, y in zip(images, masks, strict=True) if y.any()]
+    assert len(salt) == 20
+    assert len(set(salt)) > 12  # 5 tiles four times each; the pipeline leaves some as they are
+
+
+def test_an_unknown_sampling_lists_the_known_ones():
+    with pytest.raises(InputError, match="uniform, coverage"):
+        loaders(sampling="depth")

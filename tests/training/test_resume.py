@@ -48,6 +48,20 @@ class KillAt(Callback):
         self._die_at("after_step")
 
 
+def ask_at(step: int) -> Callback:
+    """Ask the process to save and stop after a given number of training steps."""
+
+    class AskAt(Callback):
+        order, seen = 60, 0
+
+        def after_batch(self) -> None:
+            AskAt.seen += self.training
+            if self.training and AskAt.seen == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return AskAt()
+
+
 def train(path, recipe, callback=None) -> Run:
     run = Run(path)
     run.path.mkdir(exist_ok=True)
@@ -60,11 +74,8 @@ def train(path, recipe, callback=None) -> Run:
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": tensor
-        for name in ("best", "last", "averaged")
-        for key, tensor in load_file(run.fold(0) / f"{name}.safetensors").items()
-    }
+    files = {path.relative_to(run.path): load_file(path) for path in run.path.rglob("*.safetensors")}
+    return {f"{path}: {key}": tensor for path, tensors in files.items() for key, tensor in tensors.items()}
 
 
 def assert_equal(run: Run, reference: Run) -> None:
@@ -100,6 +111,52 @@ def test_killed_anywhere_it_ends_where_it_would_have(reference, tmp_path, step, 
     assert_equal(train(tmp_path / "run", tiny_recipe()), reference)
 
 
+# EMA in every stage; gradients normalised, an early end, RMSprop; cosine cycles that end in mid-epoch, with snapshots
+VARIED = tiny_recipe(
+    *(f"stages.{number}.ema=0.9" for number in range(3)),
+    *("stages.1.optimiser=rmsprop", "stages.1.normalise=true", "stages.1.epochs=6"),
+    *("stages.1.monitor=train_loss", "stages.1.mode=max", "stages.1.stop=2"),
+    *("stages.2.average=false", "stages.2.schedule=cosine", "stages.2.epochs=3", "stages.2.cycles=2"),
+    *("stages.2.snapshots=2", "stages.2.lr_min=1e-4", "data.channels=grey+depth+y", "data.sampling=coverage"),
+)
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("varied") / "run", VARIED)
+
+
+def test_every_part_of_the_varied_training_was_there(varied):
+    history = pd.read_csv(varied.fold(0) / "history.csv")
+    epochs = history.groupby("stage")["epoch"].agg(["count", "max"])
+    assert 3 <= epochs["count"][1] < 6  # the early end, and numbers that go on behind what was left out
+    assert list(history["epoch"][history["stage"] == 2]) == [8, 9, 10, 11]
+    assert {path.name for path in varied.weights(0, "snapshots")} == {"0009.safetensors", "0011.safetensors"}
+    assert read_json(varied / "scores.json")["folds"]["0"]["candidates"].keys() == {
+        "averaged",
+        "snapshots",
+        "last",
+        "best",
+    }
+
+
+# 6 steps, then 12 or more, then the last 12: before and after the early end, within and at the end of a cycle
+@pytest.mark.parametrize(
+    ("step", "event"), [(3, "after_step"), (16, "before_batch"), (20, "after_step"), (25, "after_step")]
+)
+def test_killed_in_averages_and_snapshots_it_ends_where_it_would_have(varied, tmp_path, step, event):
+    with pytest.raises(Killed):
+        train(tmp_path / "run", VARIED, KillAt(step, event))
+    assert_equal(train(tmp_path / "run", VARIED), varied)
+
+
+@pytest.mark.parametrize("step", [4, 13, 27])
+def test_asked_to_stop_in_averages_and_snapshots_it_goes_on(varied, tmp_path, step):
+    run = train(tmp_path / "run", VARIED, ask_at(step))
+    assert not (run / "scores.json").exists()
+    assert_equal(train(run.path, VARIED), varied)
+
+
 def test_asked_to_stop_while_validating_it_validates_again(reference, tmp_path):
     class AskInValidation(Callback):
         order, seen = 60, 0
@@ -119,16 +176,7 @@ def test_asked_to_stop_while_validating_it_validates_again(reference, tmp_path):
 
 @pytest.mark.parametrize("step", [1, 6, 16])
 def test_asked_to_stop_it_saves_in_mid_epoch_and_goes_on(reference, tmp_path, step):
-    class AskAt(Callback):
-        order = 60
-        seen = 0
-
-        def after_batch(self) -> None:
-            AskAt.seen += self.training
-            if self.training and AskAt.seen == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    run = train(tmp_path / "run", tiny_recipe(), AskAt())
+    run = train(tmp_path / "run", tiny_recipe(), ask_at(step))
     assert not (run / "scores.json").exists()
     state, _ = checkpoint.load_resume(run.fold(0) / "resume.pt", "cpu")
     before = [epoch for epoch in plan(tiny_recipe(), 24) if epoch.number < state.epoch]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from kit.nets.heads import Outputs
 from kit.scoring.metric import mean_average_precision
 from kit.training.callbacks import TileScore
 
@@ -26,6 +27,17 @@ def test_it_is_the_exact_score_whatever_the_batches():
             pred, masks = torch.tensor(logits[batch]), torch.tensor(true[batch].astype(np.uint8))
             metric.accumulate(SimpleNamespace(pred=pred, yb=(masks,)))
         assert metric.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_of_several_outputs_the_mask_is_scored():
+    true = np.zeros((2, 4, 4), np.uint8)
+    true[0, :2] = 1
+    logits = torch.tensor(true * 2.0 - 1)
+    metric = TileScore()
+    metric.reset()
+    outputs = Outputs(logits, deep=(-logits,), empty=torch.zeros(2), nonempty=-logits)
+    metric.accumulate(SimpleNamespace(pred=outputs, yb=(torch.tensor(true),)))
+    assert metric.value == 1
 
 
 def test_without_tiles_there_is_no_score():

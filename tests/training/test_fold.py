@@ -1,0 +1,166 @@
+"""What a finished fold is left with: snapshots of the right epochs, candidates scored, nets to predict with."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback
+from safetensors.torch import load_file
+
+from kit.errors import InputError
+from kit.nets.tta import probabilities
+from kit.runs import Run, read_json
+from kit.scoring.metric import average_precision
+from kit.training import checkpoint, fold, learner
+from kit.training.fold import load_nets, train_folds
+from tests.small import easy_tiles, tiny_recipe
+
+pytestmark = pytest.mark.slow
+
+TILES = easy_tiles(32, 4)
+CYCLES = tiny_recipe(
+    *("snapshot_weights=exponential", "stages.2.average=false", "stages.2.schedule=cosine"),
+    *("stages.2.epochs=4.5", "stages.2.cycles=3", "stages.2.snapshots=2", "stages.2.lr=0.01"),
+)
+
+
+class Seen(Callback):
+    """The weights at the end of each epoch."""
+
+    order = 100
+
+    def __init__(self):
+        self.weights = []
+
+    def after_epoch(self) -> None:
+        self.weights.append({key: tensor.clone() for key, tensor in self.learn.model.state_dict().items()})
+
+
+def train(path, recipe, callback):
+    run = Run(path)
+    table = learner.make_folds(recipe, TILES)
+    learn = learner.make_learner(recipe, TILES, 0, table)
+    learn.add_cb(callback)
+    run.path.mkdir()
+    assert train_folds(run, recipe, TILES, table, [0], learner=learn)
+    return run
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return Seen()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, seen):
+    return train(tmp_path_factory.mktemp("runs") / "run", CYCLES, seen)
+
+
+def assert_snapshots(run, epochs, seen):
+    assert [path.name for path in run.weights(0, "snapshots")] == [f"{epoch:04d}.safetensors" for epoch in epochs]
+    for epoch, path in zip(epochs, run.weights(0, "snapshots"), strict=True):
+        own = load_file(path)
+        assert all(torch.equal(own[key], tensor) for key, tensor in seen.weights[epoch].items())
+
+
+def test_snapshots_are_the_ends_of_the_last_cycles(run, seen):
+    """4 steps an epoch, cycles of 6 steps: each is a whole and a half epoch, behind three epochs of other stages."""
+    assert_snapshots(run, [6, 8], seen)
+    history = pd.read_csv(run.fold(0) / "history.csv")
+    assert list(history["tiles"][-6:]) == [24, 12] * 3
+
+
+def test_without_cycles_they_are_the_last_best_epochs(tmp_path):
+    scores = [0.3, 0.5, 0.4, 0.6, 0.6, 0.7, 0.1]
+
+    class Scores(Callback):
+        order = 55
+
+        def after_epoch(self) -> None:
+            self.learn.final_record[2] = scores[self.learn.epoch]
+
+    recipe = tiny_recipe("stages.2.epochs=7", "stages.2.snapshots=3", "stages.2.average=false")
+    recipe, seen = replace(recipe, stages=recipe.stages[2:]), Seen()
+    learn = learner.make_learner(recipe, TILES, 0)
+    learn.add_cbs([Scores(), seen])
+    state = learner.fit(learn, recipe, tmp_path / "run" / "fold_0", resume=False)
+    assert state.snapshots == [1, 3, 5]
+    assert_snapshots(Run(tmp_path / "run"), [1, 3, 5], seen)
+
+
+def test_a_stage_without_snapshots_or_averages_leaves_none(tmp_path):
+    stages = tiny_recipe("stages.2.epochs=1", "stages.2.snapshots=1", "stages.2.schedule=poly").stages
+    recipe = replace(tiny_recipe(), stages=(stages[2], stages[1]))
+    run = train(tmp_path / "run", recipe, Seen())
+    assert read_json(run / "scores.json")["folds"]["0"]["candidates"].keys() == {"last", "best"}
+    assert not run.weights(0, "snapshots")
+    assert not (run.fold(0) / "averaged.safetensors").exists()
+
+
+def test_snapshots_predict_their_weighted_mean(run):
+    """The newer of two snapshots counts 1 / 1.8 with weights that fall to 0.8; the fold's tiles are scored on it."""
+    table = learner.make_folds(CYCLES, TILES)
+    rows = np.flatnonzero(table["fold"] == 0)
+    net, each = learner.make_net(CYCLES), []
+    for path in run.weights(0, "snapshots"):
+        checkpoint.load_weights(path, net)
+        each.append(np.concatenate(list(probabilities(net, TILES.train_images[rows], "none"))))
+    expected = (0.8 * each[0] + each[1]) / 1.8
+    score = average_precision(expected > 0.5, TILES.masks[rows]).mean()
+    assert read_json(run / "scores.json")["folds"]["0"]["candidates"]["snapshots"] == pytest.approx(score, abs=1e-5)
+    mean, nets = 0, set()
+    for weight, loaded in load_nets(run, CYCLES, 0, "snapshots")():
+        mean = mean + weight * np.concatenate(list(probabilities(loaded, TILES.train_images[rows], "none")))
+        nets.add(id(loaded))
+    np.testing.assert_allclose(mean, expected, atol=1e-6)
+    assert len(nets) == 1  # one net in memory, whatever their number
+
+
+def test_chosen_snapshots_make_the_folds_own_predictions(tmp_path, monkeypatch):
+    monkeypatch.setattr(fold, "_choose", lambda scores: "snapshots")
+    run = train(tmp_path / "run", replace(CYCLES, tta="none", snapshot_weights="mean"), Seen())
+    rows = np.flatnonzero(learner.make_folds(CYCLES, TILES)["fold"] == 0)
+    net, each = learner.make_net(CYCLES), []
+    for path in run.weights(0, "snapshots"):
+        checkpoint.load_weights(path, net)
+        each.append(np.concatenate(list(probabilities(net, TILES.train_images[rows], "none"))))
+    np.testing.assert_allclose(np.load(run / "oof.npy").astype(np.float32), np.mean(each, 0), atol=1e-3)
+    assert run.finished_folds() == [0]
+    assert sum(1 for _ in load_nets(run, CYCLES, 0)()) == 2
+    for path in run.weights(0, "snapshots"):
+        path.unlink()
+    assert run.finished_folds() == []
+    with pytest.raises(InputError, match="is empty"):
+        load_nets(run, CYCLES, 0)()
+
+
+def test_a_tie_goes_to_the_average_of_the_most():
+    assert fold._choose({"averaged": None, "snapshots": None, "last": None}) == "averaged"
+    assert fold._choose({"snapshots": None, "last": None}) == "snapshots"
+    assert fold._choose({"averaged": 0.5, "snapshots": 0.6, "last": 0.6, "best": 0.6}) == "snapshots"
+    assert fold._choose({"averaged": 0.5, "last": 0.5, "best": 0.7}) == "best"
+
+
+def test_weights_that_a_fold_does_not_have_are_one_line(run):
+    with pytest.raises(
+        InputError, match=r"fold 0 of .* has no 'averaged' weights: choose one of snapshots, last, best"
+    ):
+        load_nets(run, CYCLES, 0, "averaged")()
+
+
+def test_heads_and_depth_are_trained_and_predicted(tmp_path):
+    """The parts of a recipe that change what a batch and an output are, through a whole fold."""
+    recipe = tiny_recipe(
+        *("net.decoder=salt", "salt.width=8", "salt.deep=0.1", "salt.empty=0.1", "salt.nonempty=0.5"),
+        *("salt.gating=true", "data.channels=grey+depth+y", "stages.0.normalise=true"),
+    )
+    run = train(tmp_path / "run", recipe, Seen())
+    history = pd.read_csv(run.fold(0) / "history.csv")
+    assert np.isfinite(history["train_loss"]).all()
+    ((_, net),) = load_nets(run, recipe, 0)()
+    rows = np.flatnonzero(learner.make_folds(recipe, TILES)["fold"] == 0)
+    depth = TILES.relative_depth("train")[rows]
+    prob = np.concatenate(list(probabilities(net, TILES.train_images[rows], "hflip", depth)))
+    np.testing.assert_allclose(np.load(run / "oof.npy").astype(np.float32), prob, atol=1e-3)
