@@ -120,7 +120,7 @@ class Recipe:
         if epochs <= 0:
             raise InputError(f"epochs must be above 0, not {epochs:g}")
         factor = epochs / self.epochs
-        steps = (max(1, round(stage.steps * factor)) if stage.steps else 0 for stage in self.stages)
+        steps = (max(1, round(stage.steps * factor)) if stage.steps > 0 else stage.steps for stage in self.stages)
         pairs = zip(self.stages, steps, strict=True)
         return replace(self, stages=tuple(replace(one, epochs=one.epochs * factor, steps=n) for one, n in pairs))
 
@@ -165,6 +165,8 @@ def check(recipe: Recipe) -> Recipe:
     """The recipe itself. Raises InputError for numbers that no training can have."""
     if not recipe.stages:
         raise InputError(f"recipe {recipe.name} has no [[stages]]: give it at least one")
+    if recipe.data.folds < 2:
+        raise InputError(f"recipe key data.folds must be 2 or more, not {recipe.data.folds}")
     if recipe.limit < 0:
         raise InputError(f"recipe key limit must be 0 (all tiles) or more, not {recipe.limit}")
     if not 0 <= recipe.seed < 2**32:

@@ -11,9 +11,9 @@ from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.inference.ensemble import check, combine, open_run
 from kit.inference.images import predict_images
-from kit.inference.predict import predict
+from kit.inference.predict import predict, used_weights
 from kit.recipe import Recipe
-from kit.runs import Run
+from kit.runs import Run, read_json
 
 
 def predict_runs(members: Sequence[Run], args: argparse.Namespace) -> None:
@@ -34,6 +34,9 @@ def predict_runs(members: Sequence[Run], args: argparse.Namespace) -> None:
     tiles = tile_files.load(data)
     if together:
         check(together, members, tiles)
+        for run in members:  # all before the first is predicted
+            if not (run / "ensemble.json").exists():
+                used_weights(run, args.weights)
     for run in members:
         _predict_run(run, tiles, args, several)
     if together:
@@ -50,6 +53,8 @@ def _predict_run(run: Run, tiles: Tiles, args: argparse.Namespace, several: bool
         return
     if several:
         print(run.path)
+    if tiles.fingerprint != read_json(run / "environment.json")["fingerprint"]:
+        print(f"note: these are not the tiles that {run.path} was trained on; its decision is of those")
     with run.lock():
         predict(run, _recipe_of(run), tiles, args.tta, args.weights)
 

@@ -29,6 +29,8 @@ def predict(run: Run, recipe: Recipe, tiles: Tiles, tta: str | None = None, weig
     """
     tta = check_tta(tta or recipe.tta)
     used = used_weights(run, weights)
+    if weights:
+        print("note: out-of-fold predictions and the decision stay those of the weights that validation chose")
     parts = [_predict_fold(run, recipe, tiles, fold, tta, name) for fold, name in used.items()]
     path = run / "test.npy"
     average(parts, path)
@@ -70,9 +72,8 @@ def used_weights(run: Run, weights: str | None = None) -> dict[int | None, str]:
     for fold in folds:
         there = entries[fold_name(fold)]["candidates"]
         if weights not in there:
-            raise InputError(f"fold {fold_name(fold)} has no {weights!r} weights: choose one of {', '.join(there)}")
-    if set(chosen.values()) != {weights}:
-        print(f"note: out-of-fold predictions and the decision stay those of {', '.join(sorted(set(chosen.values())))}")
+            where = f"fold {fold_name(fold)} of {run.path}"
+            raise InputError(f"{where} has no {weights!r} weights: choose one of {', '.join(there)}")
     return dict.fromkeys(folds, weights)
 
 

@@ -153,13 +153,12 @@ def _change_stem(net: TimmNet, links: list[Link], stem: str) -> None:
     if not offered[stem]:
         lack = "first convolution of stride 2" if stem == "stride1" else "first max-pool"
         raise _UnfitError(f"it has no {lack} (its stems: {', '.join(s for s in STEMS if offered[s])})")
-    name, conv = convs[0] if convs else ("", None)
     if stem == "stride1":
-        conv.stride = (1, 1)
+        convs[0][1].stride = (1, 1)
     if stem == "3x3":
-        _replace(
-            net, links, name, nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
-        )
+        name, old = convs[0]
+        fresh = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=old.bias is not None)
+        _replace(net, links, name, fresh)
     if stem in ("no-pool", "3x3"):
         _replace(net, links, pools[0], nn.Identity())
 

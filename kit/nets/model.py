@@ -147,7 +147,7 @@ def _check_parts(encoder: str, decoder: str, stem: str, pretrained: bool, option
     """Raises InputError for parts that do not go together."""
     is_classic = decoder in classic.NETS
     if encoder and is_classic:
-        raise InputError(f"decoder {decoder} is a whole net without {encoder}: set the encoder to an empty text")
+        raise InputError(f"decoder {decoder} is a whole net of its own: leave out --arch (net.encoder is empty)")
     if not encoder and not is_classic:
         raise InputError(f"decoder {decoder} needs an encoder: name one, or one of {', '.join(classic.NETS)}")
     if not encoder and (pretrained or stem != "own"):

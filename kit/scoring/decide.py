@@ -92,6 +92,7 @@ def rows_of(known: np.ndarray, ids: pd.Series, where: str) -> np.ndarray:
     rows = pd.Index(known).get_indexer(pd.Index(ids))
     if (rows < 0).any():
         raise InputError(
-            f"{where}: id {ids.iloc[int(np.argmin(rows))]} is not in the data: give the run's own with --data"
+            f"{where}: id {ids.iloc[int(np.argmin(rows))]} is not in the data: "
+            "give the run's own with --data, or predict again"
         )
     return rows

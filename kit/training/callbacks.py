@@ -191,10 +191,13 @@ class Journal(Callback):
             raise self._diverged("weights are no longer numbers")
 
     def _diverged(self, what: str) -> InputError:
+        kept = f"{self.folder} keeps the last good state"
+        if not (self.folder / "resume.pt").exists():
+            kept = "nothing was saved yet"
         return InputError(
             f"{what} (epoch {self.conductor.now.number}, step {self.state.step}, loss {self.conductor.stage.loss}, "
             f"lr {self.learn.opt.hypers[-1]['lr']:.2g}): train again with a lower --lr or --set precision=float32; "
-            f"{self.folder} keeps the last good state"
+            f"{kept}"
         )
 
 

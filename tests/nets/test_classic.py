@@ -13,6 +13,8 @@ from kit.nets import classic
 from kit.nets.heads import Outputs
 from kit.recipe import Salt
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = [16, 32, 64, 128, 256]
 NAMES = sorted(classic.NETS)
 

@@ -11,6 +11,8 @@ from torch import nn
 from kit.errors import InputError
 from kit.nets import decoders, encoders, losses
 
+pytestmark = pytest.mark.slow
+
 TINY = "test_resnet.r160_in1k"
 WIDE = "mobilenetv3_small_100"  # ends with 576 channels
 
@@ -36,7 +38,6 @@ def test_a_logit_for_each_pixel(stem, size):
     assert net.training
 
 
-@pytest.mark.slow
 def test_maps_that_do_not_double_are_resized_to_the_skip():
     net = dynamic("legacy_xception", size=160)  # 77, 39, 20, 10, 5 px
     assert len(net.sfs) == 4
@@ -109,7 +110,6 @@ def test_an_unknown_decoder_is_refused_with_those_there_are(name):
         decoders.build(name, encoder(), 128)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "skips"),
     [

@@ -151,6 +151,16 @@ def test_bce_is_the_formula(soft):
     assert bce_dice(logits(), target).item() == pytest.approx(expected + dice(logits(), target).item(), rel=1e-9)
 
 
+def can_cast_fakes() -> bool:
+    """Older torch, such as the oldest that is allowed, refuses."""
+    try:
+        with FakeTensorMode():
+            torch.empty(1).as_subclass(torch.Tensor)
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", LOSSES)
 class TestEveryLoss:
     def test_is_the_mean_of_its_tiles_alone(self, name):
@@ -193,6 +203,7 @@ class TestEveryLoss:
         expected = LOSSES[name](logits(), masks("blob").double()).item()
         assert LOSSES[name](logits(), masks("blob").to(dtype)).item() == expected
 
+    @pytest.mark.skipif(not can_cast_fakes(), reason="this torch cannot cast a fake tensor")
     def test_reads_nothing_back_to_the_host(self, name):
         # a fake tensor has no values: anything that asked for one (item, bool, indexing by a mask) would raise
         with FakeTensorMode():

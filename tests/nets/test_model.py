@@ -16,6 +16,8 @@ from kit.nets import classic, decoders, model
 from kit.nets.heads import Outputs
 from kit.recipe import Salt
 
+pytestmark = pytest.mark.slow
+
 TINY = "test_resnet.r160_in1k"  # mean and std are 0.5
 
 

@@ -16,6 +16,8 @@ from kit.nets.heads import HeadLoss, Outputs
 from kit.nets.model import parameter_count
 from kit.recipe import Salt
 
+pytestmark = pytest.mark.slow
+
 TINY = "test_resnet.r160_in1k"  # 32, 32, 48, 48, 96 channels
 PLAIN = Salt()
 HEADS = Salt(deep=0.1, empty=0.05, nonempty=0.5)
@@ -48,7 +50,6 @@ def test_a_logit_for_each_pixel(upsample, stem, size):
     assert [x.shape for x in outputs.deep] == [(2, 1, *x.shape[2:]) for x in reversed(maps[:-1])]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "finest"),
     [("legacy_xception", 160, 77), ("test_convnext", 128, 64), ("convnext_tiny", 64, 32), ("densenet121", 64, 32)],
@@ -200,7 +201,6 @@ def test_dynamic_refuses_switches_that_it_has_not():
         decoders.build("dynamic", encoder(), 64, Salt(width=32, gate=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [Salt(), Salt(scse="both", hypercolumn=True, centre="fpa"), replace(EVERYTHING, upsample="transposed")]
 )
@@ -219,7 +219,6 @@ def test_fewer_parameters_than_dynamic_and_less_than_a_third_of_its_work(options
     assert 3 * work["salt"] < work["dynamic"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["resnet34", "seresnext50_32x4d", "densenet121", "efficientnet_b0", "convnext_tiny", "mobilenetv3_large_100"],
@@ -237,7 +236,6 @@ def test_one_step_of_training(name):
     assert not any(torch.equal(end, old) for end, old in zip(ends, before, strict=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [PLAIN, replace(EVERYTHING, activation="elu", upsample="transposed")])
 def test_it_learns_where_the_bright_half_is_and_which_tiles_have_none(options):
     generator = torch.Generator().manual_seed(3)
