@@ -18,7 +18,7 @@ from kit.training.fold import train_folds
 from tests.small import easy_tiles
 
 TINY = "test_resnet.r160_in1k"
-OURS = {"baseline", "demo", "cpu", "strong"}
+OURS = {"baseline", "demo", "cpu"}
 SINGLE = set(recipe.names()) - OURS
 
 # name -> side in pixels, resized first to, how it fits, channels, folds, dealt by
