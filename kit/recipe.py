@@ -3,16 +3,16 @@
 The values of registries (losses, encoders, augmentations ...) are checked by the rooms that own them.
 """
 
-import difflib
 import json
 import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from kit.errors import InputError
+from kit.schema import build, near
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -29,6 +29,7 @@ class Data:
     folds_by: str = "coverage"  # coverage, random, depth, mosaic
     augment: str = "default"  # a name of training/augment.py
     sampling: str = "uniform"  # uniform, coverage: each class of coverage equally often
+    drop_constant: bool = False  # leave constant tiles out of training; validation keeps them
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,18 @@ class Salt:
     """Switches of the "salt" decoder; the weights are those of the extra heads' losses against the mask's own."""
 
     width: int = 64  # channels of each decoder block, at most
+    narrow: bool = False  # each block is half as wide as the one before it
+    residual: bool = False  # two residual units in each block for two convolutions
     upsample: str = "bilinear"  # bilinear, nearest, transposed
     activation: str = "relu"  # relu, elu, silu, mish
     centre: str = "none"  # none, conv, fpa, psp, dilated
     scse: str = "none"  # none, decoder, encoder, both
-    bam: bool = False  # bottleneck attention behind each encoder stage
+    bam: bool = False  # bottleneck attention behind each encoder stage and each decoder block
     gate: bool = False  # attention gates on the skips
     hypercolumn: bool = False
     dropout: float = 0.0  # of whole channels, before the last convolution
     deep: float = 0.0  # weight of a loss at each decoder scale; 0 = none
+    deep_nonempty: bool = False  # that loss is of tiles with salt only
     empty: float = 0.0  # weight of the head that says whether a tile is empty; 0 = no such head
     gating: bool = False  # a tile that the head calls empty is predicted empty
     nonempty: float = 0.0  # weight of a mask head that learns from tiles with salt only; 0 = no such head
@@ -86,6 +90,8 @@ class Stage:
     factor: float = 0.5  # plateau: the learning rate is multiplied by this ...
     patience: int = 5  # ... after so many epochs without a better value
     stop: int = 0  # the stage ends after so many epochs without a better value; 0 = never
+    pseudo: str = "none"  # pseudo-labels of `pseudo_run`: none, only (skipped where no run is named), mix
+    pseudo_weight: float = 1.0  # mix: so many pseudo-labelled tiles are drawn for each training tile
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,9 @@ class Recipe:
     snapshot_weights: str = "mean"  # how snapshots' predictions are averaged: mean, exponential (the newest most)
     time_budget: str = ""  # "60m": how the epochs below were chosen; for the record
     limit: int = 0  # train and validate on so many tiles only; 0 = all
+    pseudo_run: str = ""  # the run whose pseudo-labels the stages train on, written by scripts/pseudo_label.py
+    pseudo_half: str = "both"  # train on those of one half of the test tiles: both, first, second
+    iterate: int = 0  # so many further rounds: label the test tiles with this run, train the recipe on that
     data: Data = field(default_factory=Data)
     net: Net = field(default_factory=Net)
     salt: Salt = field(default_factory=Salt)
@@ -109,7 +118,11 @@ class Recipe:
 
     @property
     def epochs(self) -> float:
-        return sum(stage.epochs for stage in self.stages)
+        return sum(stage.epochs for stage in self.stages if self.trains(stage))
+
+    def trains(self, stage: Stage) -> bool:
+        """Whether there are tiles for the stage: one on pseudo-labels only is skipped where no run is named."""
+        return stage.pseudo != "only" or bool(self.pseudo_run)
 
     def from_scratch(self) -> "Recipe":
         """The same recipe without pretrained weights."""
@@ -137,12 +150,6 @@ class Recipe:
 def names() -> list[str]:
     """The packaged recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
-
-
-def listing() -> str:
-    """One line for each packaged recipe: its name, its source's score (public / private) and its source."""
-    recipes = [load(name) for name in names()]
-    return "\n".join(f"{recipe.name:<24}{recipe.published or '-':<16}{recipe.source}" for recipe in recipes)
 
 
 def load(name: str = "baseline", settings: Iterable[str] = ()) -> Recipe:
@@ -175,11 +182,28 @@ def check(recipe: Recipe) -> Recipe:
         for key in ("epochs", "lr", "bs"):
             if not 0 < getattr(stage, key) < math.inf:
                 raise InputError(f"recipe key stages.{number}.{key} must be above 0, not {getattr(stage, key)}")
+    _check_pseudo(recipe)
     return recipe
 
 
+def _check_pseudo(recipe: Recipe) -> None:
+    """Whether what the recipe says of pseudo-labels fits together."""
+    if recipe.pseudo_half not in ("both", "first", "second"):
+        raise InputError(f"recipe key pseudo_half {recipe.pseudo_half!r} is unknown; use both, first, second")
+    if recipe.iterate < 0:
+        raise InputError(f"recipe key iterate must be 0 (no further round) or more, not {recipe.iterate}")
+    if recipe.iterate and recipe.pseudo_half != "both":
+        raise InputError("recipe key iterate needs pseudo_half=both: a half is labelled by hand with pseudo_label.py")
+    if (recipe.pseudo_run or recipe.iterate) and all(stage.pseudo == "none" for stage in recipe.stages):
+        raise InputError(
+            f"no stage of recipe {recipe.name} uses pseudo-labels: add --set stages.{len(recipe.stages) - 1}.pseudo=mix"
+        )
+    if not any(map(recipe.trains, recipe.stages)):
+        raise InputError(f"recipe {recipe.name} trains on pseudo-labels only: name their run with --set pseudo_run=RUN")
+
+
 def from_dict(values: dict[str, Any]) -> Recipe:
-    return _build(Recipe, values, "")
+    return build(Recipe, values)
 
 
 def dumps(recipe: Recipe) -> str:
@@ -210,7 +234,7 @@ def _read(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """The values of a recipe file merged over those of its parents."""
     path = _path(name, seen)
     if not path.is_file():
-        raise InputError(f"no recipe {name!r}{_near(name, names())}; see train.py --list, or give a .toml file")
+        raise InputError(f"no recipe {name!r}{near(name, names())}; see train.py --list, or give a .toml file")
     if str(path) in seen:
         raise InputError(f"recipe {path} is its own ancestor ({' > '.join((*seen, str(path)))}): change one parent")
     try:
@@ -252,7 +276,7 @@ def _value(text: str) -> Any:
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     """Set one dotted key, for instance net.stem or stages.0.lr."""
     if key not in _keys(values):
-        raise InputError(f"unknown recipe key {key!r}{_near(key, _keys(values))}")
+        raise InputError(f"unknown recipe key {key!r}{near(key, _keys(values))}")
     *path, last = key.split(".")
     target: Any = values
     for part in path:
@@ -266,38 +290,3 @@ def _keys(values: dict[str, Any]) -> list[str]:
     keys = [item.name for item in fields(Recipe) if item.name not in (*tables, "stages", "parent")]
     keys += [f"{name}.{item.name}" for name, kind in tables.items() for item in fields(kind)]
     return keys + [f"stages.{i}.{item.name}" for i in range(len(values.get("stages", []))) for item in fields(Stage)]
-
-
-def _near(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=4, cutoff=0.5)
-    near = near or [key for key in known if word.rsplit(".", 1)[-1] in key][:4]
-    return f" (near: {', '.join(near)})" if near else f" (there are: {', '.join(known)})"
-
-
-def _build(kind: type, values: Any, where: str) -> Any:
-    """A dataclass from a table, every key known and of its declared type."""
-    if not isinstance(values, dict):
-        raise InputError(f"recipe key {where.rstrip('.')} must be a table, not {values!r}")
-    hints = get_type_hints(kind)
-    built = {}
-    for key, value in values.items():
-        if key not in hints:
-            raise InputError(f"unknown recipe key {where + key!r}{_near(key, list(hints))}")
-        built[key] = _convert(hints[key], value, where + key)
-    return kind(**built)
-
-
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    if is_dataclass(kind):
-        return _build(kind, value, f"{where}.")  # type: ignore[arg-type]
-    if get_args(kind):
-        if not isinstance(value, list):
-            raise InputError(f"recipe key {where} must be a list of tables, written as [[{where}]]")
-        return tuple(_convert(get_args(kind)[0], item, f"{where}.{i}") for i, item in enumerate(value))
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is float and type(value) is float and not math.isfinite(value):
-        raise InputError(f"recipe key {where} must be a finite number, not {value}")
-    if type(value) is not kind:
-        raise InputError(f"recipe key {where} must be of type {kind.__name__}, not {value!r}")
-    return value

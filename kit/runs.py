@@ -114,6 +114,10 @@ class Run:
             return sorted((self.fold(fold) / "snapshots").glob("[0-9]*.safetensors"))
         return [self.fold(fold) / f"{name}.safetensors"]
 
+    def made_on(self, fingerprint: str) -> bool:
+        """Whether the tiles with this fingerprint (of data.tiles.Tiles) are those that the run was made on."""
+        return bool(read_json(self / "environment.json").get("fingerprint") == fingerprint)
+
     def finished_folds(self) -> list[int | None]:
         """The folds that were trained to the end and have their weights, in order (None: trained on every tile)."""
         done = read_json(self / "scores.json")["folds"] if (self / "scores.json").exists() else {}

@@ -22,10 +22,10 @@ def main() -> None:
     args = parser.parse_args()
 
     from kit import runs
-    from kit.data import tiles
+    from kit.data import placement, tiles
     from kit.data.competition import TGS
     from kit.leaderboard import submission
-    from kit.scoring.decide import decision_of, test_masks
+    from kit.scoring.decide import decision_of, masks_of_test
 
     if args.what.lower().endswith(".csv"):
         path, data = Path(args.what), cli.data_dir(args.data)
@@ -35,7 +35,7 @@ def main() -> None:
         data = cli.data_of_run(run, args.data)
         loaded = tiles.load(data)
         print(decision_of(run).in_words())
-        path = submission.write_of_run(run.name, *test_masks(run, loaded), loaded.test_ids)
+        path = submission.write_of_run(run.name, *masks_of_test(run, loaded, placement.read(data)), loaded.test_ids)
     submission.validate(path, list(loaded.test_ids))
     print(f"valid: {path} ({len(loaded.test_ids):,} tiles)")
     if (data / "demo_answers.csv").exists():

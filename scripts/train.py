@@ -20,7 +20,7 @@ def main() -> None:
         help="timm encoder, for instance resnet34 or seresnext50_32x4d (default: the recipe's)",
     )
     add("--recipe", metavar="NAME", help="a name of --list or a .toml file (default: baseline)")
-    add("--list", action="store_true", help="print the recipes with their sources and stop")
+    add("--list", action="store_true", help="print the recipes with their sources and costs, and stop")
     add("--fold", metavar="K", help="0, or 0,2, or all, or none = train on every tile, no validation (default: 0)")
     add("--epochs", type=float, metavar="N", help="passes over the training tiles in all; stages keep their shares")
     add("--lr", type=float, help="highest learning rate of the first stage; later stages keep their ratio to it")
@@ -37,13 +37,13 @@ def main() -> None:
     args = parser.parse_args()
 
     if args.list:
-        from kit import recipe
+        from kit import measured
 
-        print(recipe.listing())
+        print(measured.listing())
     else:
-        from kit.training import command
+        from kit.inference import rounds
 
-        command.train(args)
+        rounds.train(args)
 
 
 if __name__ == "__main__":

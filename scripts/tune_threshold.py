@@ -1,4 +1,7 @@
-"""Find the threshold and the smallest component on out-of-fold predictions, nested, and keep them only if they gain.
+"""Decide how a run's probabilities become masks: every way is compared on out-of-fold predictions, nested.
+
+The best whose gain over threshold 0.5 is outside noise goes into decision.json: threshold, components, holes, the gate
+of the empty head, the mask of greatest expected score. Mosaic rules are added where mosaic.csv places the tiles.
 
 python scripts/tune_threshold.py resnet34-a
 """
@@ -15,17 +18,18 @@ def main() -> None:
     args = parser.parse_args()
 
     from kit import runs
-    from kit.data import tiles
+    from kit.data import placement, tiles
     from kit.scoring.decide import tune_run
 
     run = runs.find_run(args.run)
 
     from kit.report.figures import save, score_against_threshold
 
-    tuning = tune_run(run, tiles.load(cli.data_of_run(run, args.data)))
-    save(score_against_threshold(tuning), run / "decision.png")
-    print(tuning.decision.in_words())
-    print(f"written: {run / 'decision.json'}, {run / 'decision.png'}")
+    data = cli.data_of_run(run, args.data)
+    outcome = tune_run(run, tiles.load(data), placement.read(data))
+    save(score_against_threshold(outcome.tuning), run / "decision.png")
+    print(outcome.in_words())
+    print(f"written: {run / 'decision.json'}, {run / 'decision.csv'}, {run / 'decision.png'}")
     print(f"next: python scripts/submit.py {run.name} --dry-run")
 
 

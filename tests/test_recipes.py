@@ -18,7 +18,7 @@ from kit.training.fold import train_folds
 from tests.small import easy_tiles
 
 TINY = "test_resnet.r160_in1k"
-OURS = {"baseline", "demo", "cpu"}
+OURS = {"baseline", "demo", "cpu", "strong"}
 SINGLE = set(recipe.names()) - OURS
 
 # name -> side in pixels, resized first to, how it fits, channels, folds, dealt by
@@ -59,7 +59,10 @@ STAGES = {
         (80, "bce", "adam", 20, 0, "triangular2", 3e-4, 1e-4, 1, 0),
         (420, "0.1*bce + 0.9*lovasz_elu", "adam", 20, 0, "triangular2", 3e-4, 1e-4, 1, 50),
     ],
-    "resnet34-1st": [(4 * 50, "lovasz_elu", "sgd", 32, 1e-4, "cosine", 0.01, 0.001, 4, 0)],
+    "resnet34-1st": [
+        (3 * 50, "lovasz_elu", "sgd", 32, 1e-4, "cosine", 0.01, 0.001, 3, 0),
+        (4 * 50, "lovasz_elu", "sgd", 32, 1e-4, "cosine", 0.01, 0.001, 4, 0),
+    ],
     "resnext50-1st": [
         (2 * 125, "bce_dice", "rmsprop", 24, 0, "plateau", 1e-4, 6.25e-6, 1, 2 * 20),
         (2 * 125, "lovasz_elu", "rmsprop", 24, 0, "plateau", 5e-5, 6.25e-6, 1, 2 * 15),
@@ -146,7 +149,8 @@ def test_the_training_is_that_of_the_source(name):
         ("liu-resunet", 0, {"monitor": "valid_loss", "factor": 0.1, "patience": 5}),
         ("seresnext50-28th", 0, {"steps": 1500}),
         ("seresnext50-28th", 1, {"steps": 1500, "snapshots": 10}),
-        ("resnet34-1st", -1, {"snapshots": 4}),
+        ("resnet34-1st", 0, {"snapshots": 0, "pseudo": "only"}),
+        ("resnet34-1st", 1, {"snapshots": 4, "pseudo": "none"}),
         ("resnext50-1st", 0, {"factor": 0.25, "patience": 2 * 10}),
         ("resnext50-1st", 1, {"factor": 0.5, "patience": 2 * 7}),
         ("resnext50-1st", 2, {"snapshots": 4}),
@@ -167,20 +171,35 @@ def test_the_keys_of_its_schedule_are_those_of_the_source(name, stage, expected)
         ("capstone-unet", {"dropout": 0.5}),
         ("capstone-resunet", {"dropout": 0.5}),
         ("liu-resunet", {"width": 16, "dropout": 0.5}),
-        ("liu-xception", {"upsample": "transposed", "dropout": 0.1}),
-        ("liu-resnet34-pad512", {"scse": "decoder", "upsample": "bilinear"}),
-        ("seresnext50-28th", {"width": 32, "scse": "both", "hypercolumn": True, "dropout": 0.0, "centre": "none"}),
+        ("liu-xception", {"residual": True, "width": 256, "narrow": True, "upsample": "transposed", "dropout": 0.1}),
+        ("liu-resnet34-pad512", {"scse": "decoder", "upsample": "bilinear", "residual": False}),
+        ("seresnext50-28th", {"width": 8 * 32, "scse": "both", "hypercolumn": True, "dropout": 0.0, "centre": "none"}),
         ("resnet34-1st", {"centre": "fpa", "scse": "both", "hypercolumn": True, "dropout": 0.4}),
-        ("resnext50-1st", {"scse": "decoder", "dropout": 0.2}),
-        ("seresnext50-4th", {"scse": "decoder", "hypercolumn": True, "empty": 0.05, "nonempty": 0.5}),
-        ("senet-9th", {"deep": 5 * 0.1, "empty": 0.05, "hypercolumn": True, "dropout": 0.5}),
+        ("resnext50-1st", {"width": 128, "narrow": True, "scse": "decoder", "dropout": 0.2}),
+        ("seresnext50-4th", {"width": 64, "scse": "decoder", "hypercolumn": True, "dropout": 0.5}),
+        ("seresnext50-4th", {"empty": 0.05, "nonempty": 0.5, "centre": "conv"}),
+        ("senet-9th", {"deep": 5 * 0.1, "deep_nonempty": True, "empty": 0.05, "hypercolumn": True, "dropout": 0.5}),
+        ("senet-9th", {"width": 128, "narrow": True}),
         ("small-15th", {"width": 32, "dropout": 0.1, "deep": 0.4}),
-        ("deep-supervision-21st", {"width": 16, "bam": True, "scse": "decoder", "deep": 4.0, "empty": 0.05}),
+        ("deep-supervision-21st", {"width": 16, "bam": True, "scse": "decoder", "empty": 0.05}),
+        ("deep-supervision-21st", {"deep": 4 * 0.6, "deep_nonempty": True}),
     ],
 )
 def test_the_switches_of_its_net_are_those_of_the_source(name, expected):
     salt = recipe.load(name).salt
     assert {key: getattr(salt, key) for key in expected} == expected
+
+
+def test_stems_and_dropped_tiles_are_those_of_the_sources():
+    loaded = {name: recipe.load(name) for name in SINGLE}
+    assert {name: each.net.stem for name, each in loaded.items() if each.net.stem != "own"} == {
+        "seresnext50-28th": "stride1",
+        "resnet34-1st": "3x3",
+        "seresnext50-4th": "no-pool",
+        "senet-9th": "stride1",
+        "deep-supervision-21st": "stride1",
+    }
+    assert {name for name, each in loaded.items() if each.data.drop_constant} == {"seresnext50-28th", "resnext50-1st"}
 
 
 @pytest.mark.parametrize("name", recipe.names())
@@ -189,7 +208,7 @@ def test_its_losses_and_schedules_exist(name):
     for number, stage in enumerate(loaded.stages):
         losses.mix(stage.loss)
         schedules.check(stage, f"stages.{number}")
-    assert len(schedules.plan(loaded, n_tiles=3200)) >= len(loaded.stages)
+    assert len(schedules.plan(loaded, n_tiles=3200)) >= sum(map(loaded.trains, loaded.stages))
 
 
 @pytest.mark.slow
@@ -228,5 +247,17 @@ def test_it_trains_a_shortened_run(name, tmp_path):
     scores = read_json(run / "scores.json")
     assert 0 <= scores["folds"]["0"]["score"] <= 1
     history = pd.read_csv(run.fold(0) / "history.csv")
-    assert list(history["stage"]) == list(range(len(loaded.stages)))
+    assert list(history["stage"]) == [i for i, stage in enumerate(loaded.stages) if loaded.trains(stage)]
     assert history["train_loss"].notna().all()
+
+
+@pytest.mark.slow
+def test_strong_is_a_resnet34_from_scratch_without_a_max_pool():
+    net = build(recipe.load("strong"))
+    assert not recipe.load("strong").net.pretrained
+    early, late, _ = net.parameter_groups()
+    encoder = sum(p.numel() for p in [*early, *late])
+    assert encoder == RESNET34 - 64 * 7 * 7  # two channels for three
+    maps = net.eval().decoder.encoder.features(torch.zeros(1, 2, 128, 128))
+    assert [x.shape[-1] for x in maps] == [64, 32, 16, 8]
+    assert not net.outputs(torch.zeros(1, 101, 101)).further

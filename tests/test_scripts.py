@@ -89,6 +89,9 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["train.py", "--resume"], ["no run under runs/"]),
         (["predict.py", "absent"], ["no run 'absent'"]),
         (["tune_threshold.py", "latest"], ["no run under runs/"]),
+        (["pseudo_label.py", "absent"], ["no run 'absent'"]),
+        (["train.py", "--set", "pseudo_run=absent", "--set", "stages.0.pseudo=mix"], ["no run 'absent'"]),
+        (["train.py", "--set", "iterate=2"], ["no stage", "stages.3.pseudo=mix"]),
         (["submit.py", "absent", "--dry-run"], ["no run 'absent'"]),
     ],
 )

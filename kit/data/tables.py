@@ -30,7 +30,7 @@ def plain(name: str) -> str:
 def read(folder: Folder, name: str, columns: tuple[str, str]) -> Table | None:
     """The id column and one more of a CSV; other columns are ignored, ids stay text. None where there is no such file.
 
-    Raises InputError for bytes that are no CSV in UTF-8, missing columns, rows of another length, duplicate ids.
+    Raises InputError for bytes that are no UTF-8 or no CSV, missing columns, rows of another length, duplicate ids.
     """
     where, data = f"{folder.where}/{name}", folder.file(name)
     if data is None:
@@ -56,10 +56,14 @@ def read(folder: Folder, name: str, columns: tuple[str, str]) -> Table | None:
 
 def _parse(data: bytes, where: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 ({error}): download it again, or save it as UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
         rows = [(reader.line_num, row) for row in reader if row]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{where} is no CSV in UTF-8 ({error}): download it again, or save it as UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{where} line {reader.line_num} is no CSV ({error}): download the file again") from None
     return (rows[0][1], rows[1:]) if rows else ([], [])
 
 

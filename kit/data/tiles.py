@@ -198,7 +198,7 @@ def _depths(table: Table) -> dict[str, float]:
             depth[name] = float(text or "nan") if text.isascii() and "_" not in text else math.inf
         except ValueError:
             depth[name] = math.inf
-        if text and not math.isfinite(depth[name]):
+        if text and not abs(depth[name]) <= float(np.finfo(np.float32).max):
             raise InputError(
                 f"{table.row(index)}: the depth {text!r} is not a number: correct it, or leave it blank if unknown"
             )

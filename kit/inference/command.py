@@ -13,7 +13,7 @@ from kit.inference.ensemble import check, combine, open_run
 from kit.inference.images import predict_images
 from kit.inference.predict import predict, used_weights
 from kit.recipe import Recipe
-from kit.runs import Run, read_json
+from kit.runs import Run
 
 
 def predict_runs(members: Sequence[Run], args: argparse.Namespace) -> None:
@@ -53,7 +53,7 @@ def _predict_run(run: Run, tiles: Tiles, args: argparse.Namespace, several: bool
         return
     if several:
         print(run.path)
-    if tiles.fingerprint != read_json(run / "environment.json")["fingerprint"]:
+    if not run.made_on(tiles.fingerprint):
         print(f"note: these are not the tiles that {run.path} was trained on; its decision is of those")
     with run.lock():
         predict(run, _recipe_of(run), tiles, args.tta, args.weights)

@@ -15,8 +15,9 @@ from kit.inference.selection import Counts, Score, choose, shares
 from kit.recipe import Recipe
 from kit.runs import Run, write_json, write_probabilities, write_text
 from kit.scoring import decide
+from kit.scoring.decision import FILES, Decision
 from kit.scoring.metric import average_precision
-from kit.scoring.threshold import GROUPS, Decision
+from kit.scoring.threshold import GROUPS
 
 CHUNK = 128  # tiles in memory at a time
 
@@ -70,7 +71,7 @@ def combine(run: Run, members: Sequence[Run], tiles: Tiles, data: Path, vote: bo
     oof, folds = _out_of_fold(members, tiles, vote)
     test = [_Part.of(member, "test", tiles, pd.Series(tiles.test_ids), vote) for member in members]
     result, by_tile = _judge(members, oof, folds, tiles, vote)
-    for name in ("recipe.toml", "ensemble.json", "decision.json", "decision.png", "oof.npy", "oof_ids.csv"):
+    for name in ("recipe.toml", "ensemble.json", "oof.npy", "oof_ids.csv", *FILES):
         (run / name).unlink(missing_ok=True)
     if oof:
         _write(run, "oof", oof, by_tile, folds["id"])
@@ -88,6 +89,7 @@ class _Part:
     rows: np.ndarray  # (N,) int, where each of the ensemble's tiles stands in it
     constant: np.ndarray  # (N,) bool
     decision: Decision | None  # the run's own, where it votes
+    head: np.ndarray | None  # (n,) what its empty head says, where that decision needs it
 
     @classmethod
     def of(cls, run: Run, split: str, tiles: Tiles, ids: pd.Series, vote: bool) -> "_Part":
@@ -97,12 +99,17 @@ class _Part:
         rows = pd.Index(own).get_indexer(pd.Index(ids))
         if (rows < 0).any():
             raise InputError(f"{run.path} lacks the test tile {ids[int(np.argmin(rows))]}: predict it again")
-        return cls(prob, rows, constant, decide.decision_of(run) if vote else None)
+        decision = decide.decision_of(run) if vote else None
+        head = decide.needed_head(run, split, len(own), decision) if decision else None
+        return cls(prob, rows, constant, decision, head)
 
     def values(self, part: slice) -> np.ndarray:
         """Probabilities, or votes of 0 and 1, (b, H, W) float32."""
         prob = self.prob[self.rows[part]]
-        return (self.decision.masks(prob, self.constant[part]) if self.decision else prob).astype(np.float32)
+        if self.decision is None:
+            return prob.astype(np.float32)
+        head = None if self.head is None else self.head[self.rows[part]]
+        return self.decision.masks(prob, self.constant[part], head).astype(np.float32)
 
 
 def check(run: Run, members: Sequence[Run], tiles: Tiles) -> None:

@@ -199,6 +199,26 @@ def double_conv(inputs: int, outputs: int, activation: str) -> nn.Sequential:
     return nn.Sequential(conv(inputs, outputs, activation), conv(outputs, outputs, activation))
 
 
+class Residual(nn.Module):
+    """x + conv(act(bn(conv(act(bn(x)))))): the full pre-activation unit (He et al., ECCV 2016, fig. 4e), 3x3."""
+
+    def __init__(self, channels: int, activation: str):
+        super().__init__()
+        self.parts = nn.Sequential()
+        for _ in range(2):
+            conv3x3 = nn.Conv2d(channels, channels, 3, padding=1)
+            self.parts.extend([nn.BatchNorm2d(channels), ACTIVATIONS[activation](), conv3x3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.parts(x)
+
+
+def residual_conv(inputs: int, outputs: int, activation: str) -> nn.Sequential:
+    """A 3x3 convolution and two residual units, as the residual U-Nets of TGS's kernels have them at each scale."""
+    units = (Residual(outputs, activation) for _ in range(2))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), *units)
+
+
 # (inputs, outputs, activation) -> what stands between encoder and decoder
 CENTRES: dict[str, Callable[[int, int, str], nn.Module]] = {
     "conv": double_conv,

@@ -7,7 +7,6 @@ A new net is one line in NETS.
 
 import difflib
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.nets import blocks
+from kit.nets import blocks, switches
 from kit.nets.heads import Outputs
 from kit.recipe import Salt
 
@@ -40,20 +39,7 @@ def normed(inputs: int, outputs: int) -> nn.Sequential:
 
 def residual(inputs: int, outputs: int) -> nn.Sequential:
     """A convolution, two residual units, a last batch-norm and ReLU."""
-    units = [Residual(outputs), Residual(outputs)]
-    return nn.Sequential(conv3x3(inputs, outputs), *units, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-class Residual(nn.Module):
-    """x + conv(relu(bn(conv(relu(bn(x)))))): the full pre-activation unit (He et al., ECCV 2016, fig. 4e)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        parts = [[nn.BatchNorm2d(channels), nn.ReLU(), conv3x3(channels, channels)] for _ in range(2)]
-        self.parts = nn.Sequential(*parts[0], *parts[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.parts(x)
+    return nn.Sequential(*blocks.residual_conv(inputs, outputs, "relu"), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class Unet(nn.Module):
@@ -212,17 +198,12 @@ def build(name: str, in_channels: int, size: int, options: Salt) -> nn.Module:
 
 def _check(name: str, size: int, options: Salt) -> None:
     has = SWITCHES[name]
-    changed = [item.name for item in fields(Salt) if getattr(options, item.name) != item.default]
-    foreign = [f"salt.{key}" for key in changed if key not in has]
-    if foreign:
+    if foreign := switches.foreign(options, has):
         keys = ", ".join(f"salt.{key}" for key in has)
         raise InputError(f"{name} has no {', '.join(foreign)}: its keys are {keys}; leave out the others")
     step = 4 if name == "psp-small" else 1  # it divides its width by four
     if options.width < step or options.width % step:
         raise InputError(f"recipe key salt.width of {name} must be a multiple of {step} above 0, not {options.width}")
-    if not 0 <= options.dropout < 1:
-        raise InputError(f"recipe key salt.dropout must be 0 or more and below 1, not {options.dropout}")
-    if not 0 <= options.deep < float("inf"):
-        raise InputError(f"recipe key salt.deep must be 0 (no such head) or more, not {options.deep}")
+    switches.check_numbers(options)
     if size < 2**HALVINGS:
         raise InputError(f"size {size} is too small for {name}, which halves it {HALVINGS} times: give {2**HALVINGS}")

@@ -1,15 +1,13 @@
 """Decoders: from an encoder's stages to one logit a pixel. A new one is one function and one line in DECODERS."""
 
-import difflib
 from collections.abc import Callable
-from dataclasses import fields
 
 from fastai.layers import ConvLayer
 from fastai.vision.models import unet
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.nets import salt
+from kit.nets import classic, salt, switches
 from kit.nets.encoders import Encoder
 from kit.recipe import Salt
 
@@ -37,9 +35,8 @@ def dynamic(encoder: Encoder, image_size: int, options: Salt) -> nn.Module:
     An encoder that ends wider than 512 channels gets a 1x1 convolution to 512 behind its last stage: the decoder's
     parameters grow with the square of that width (341 M instead of 113 M for seresnext50_32x4d). It has no switches.
     """
-    changed = [f"salt.{item.name}" for item in fields(Salt) if getattr(options, item.name) != item.default]
-    if changed:
-        raise InputError(f"decoder dynamic has no {', '.join(changed)}: use net.decoder salt, or leave the key out")
+    if foreign := switches.foreign(options):
+        raise InputError(f"decoder dynamic has no {', '.join(foreign)}: use net.decoder salt, or leave the key out")
     stages = list(encoder)
     if encoder.channels[-1] > NECK:
         stages.append(ConvLayer(encoder.channels[-1], NECK, ks=1))
@@ -65,6 +62,8 @@ def build(name: str, encoder: Encoder, image_size: int, options: Salt | None = N
     the decoder does not have.
     """
     if name not in DECODERS:
-        near = difflib.get_close_matches(name, DECODERS, cutoff=0.5) or sorted(DECODERS)
-        raise InputError(f"no decoder is called {name!r}: use {' or '.join(near)}")
+        raise InputError(
+            f"no decoder is called {name!r}: use {' or '.join(DECODERS)}, "
+            f"or without an encoder {', '.join(classic.NETS)}"
+        )
     return DECODERS[name](encoder, image_size, options or Salt()).train()

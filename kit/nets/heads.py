@@ -18,6 +18,11 @@ class Outputs(NamedTuple):
     empty: Tensor | None = None  # (B,): the tile has no salt
     nonempty: Tensor | None = None  # (B, 1, S, S): the mask, learnt from tiles with salt only
 
+    @property
+    def further(self) -> bool:
+        """Whether there is more than the mask's own logits."""
+        return bool(self.deep) or self.empty is not None or self.nonempty is not None
+
 
 class EmptyHead(nn.Module):
     """Maps (B, C, H, W) -> logits (B,) of "there is no salt in the tile"."""
@@ -35,7 +40,8 @@ class HeadLoss(Loss):
 
     Called with a Tensor of logits (N, H, W) and targets (N, H, W) it is the Loss itself; with Outputs whose maps are
     all (N, H, W) it adds the mean of the Loss over the deep maps, the cross-entropy of the empty head, and the Loss of
-    the non-empty map over tiles with salt (the fourth place of TGS, after Heng). float32, reduced as a Loss.
+    the non-empty map over tiles with salt (the fourth place of TGS, after Heng). With `deep_nonempty` the deep maps
+    too learn from tiles with salt only (the ninth place). float32, reduced as a Loss.
     """
 
     def __init__(self, loss: Loss, weights: Salt):
@@ -48,14 +54,17 @@ class HeadLoss(Loss):
             return loss(pred, target)
         total = loss(pred.logits, target)
         if pred.deep:
-            scales = torch.stack([loss(logits, target) for logits in pred.deep])
+            of_scale = self._on_salt if self.weights.deep_nonempty else loss
+            scales = torch.stack([of_scale(logits, target) for logits in pred.deep])
             total = total + self.weights.deep * scales.mean(0)
         if pred.empty is not None:
             total = total + self.weights.empty * self._emptiness(pred.empty, target)
         if pred.nonempty is not None:
-            each = Loss(self.terms, "none")(pred.nonempty, target)
-            total = total + self.weights.nonempty * over_salt(each, target, self.reduction)
+            total = total + self.weights.nonempty * self._on_salt(pred.nonempty, target)
         return total
+
+    def _on_salt(self, logits: Tensor, target: Tensor) -> Tensor:
+        return over_salt(Loss(self.terms, "none")(logits, target), target, self.reduction)
 
     def _emptiness(self, logits: Tensor, target: Tensor) -> Tensor:
         # fastai's tensor types refuse to meet each other in one operation

@@ -119,13 +119,15 @@ def _resize(x: Tensor, side: int) -> Tensor:
 
 
 def channel_count(channels: str) -> int:
-    """How many channels an encoder gets. Raises InputError for a name that is none."""
+    """How many channels an encoder gets. Raises InputError for a name that is none, or stands there twice."""
     if channels == "grey3":
         return 3
     names = channels.split("+")
     for name in names:
         if name not in CHANNELS:
             raise InputError(f"channels {channels!r}: {name!r} is unknown, use grey3 or {', '.join(CHANNELS)} with +")
+        if names.count(name) > 1:
+            raise InputError(f"channels {channels!r}: {name} stands there more than once, give each channel once")
     return len(names)
 
 
@@ -145,7 +147,9 @@ def check(*, size: int, resize: int, fit: str, tile_size: int) -> None:
 
 def _check_padding(size: int, side: int, fit: str) -> None:
     if size < side:
-        raise InputError(f"size {size} is smaller than a tile of {side} px: give at least {side}, or fit resize")
+        raise InputError(
+            f"recipe key data.size {size} is smaller than a tile of {side} px: give at least {side}, or data.fit=resize"
+        )
     widest = side + 2 * (side - 1)  # a reflection leaves the border pixel out
     if fit == "pad-reflect" and size > widest:
         raise InputError(f"size {size} needs more padding than a tile of {side} px reflects: give at most {widest}")

@@ -167,6 +167,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "symmetric_lovasz_nonempty_elu": on_salt(partial(symmetric_lovasz_hinge, activation="elu")),
 }
 
+SOFT = ("bce", "dice", "bce_dice", "focal")  # those that read soft targets as they are
+
 
 @dataclass
 class Loss:

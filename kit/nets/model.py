@@ -44,13 +44,17 @@ class TileNet(nn.Module):
         return self.inputs.needs_depth
 
     def forward(self, tiles: Tensor, depth: Tensor | None = None) -> Tensor | Outputs:
+        if not self.training:
+            return self.predicted(tiles, depth).logits
         outputs = self.outputs(tiles, depth)
-        if self.training:
-            further = outputs.deep or outputs.empty is not None or outputs.nonempty is not None
-            return outputs if further else outputs.logits
-        if self.gating and outputs.empty is not None:
-            return outputs.logits.masked_fill(outputs.empty[:, None, None] > 0, EMPTY)
-        return outputs.logits
+        return outputs if outputs.further else outputs.logits
+
+    def predicted(self, tiles: Tensor, depth: Tensor | None = None) -> Outputs:
+        """`outputs`, but with `gating` the logits of tiles that the head calls empty all at -20."""
+        outputs = self.outputs(tiles, depth)
+        if not self.gating or outputs.empty is None:
+            return outputs
+        return outputs._replace(logits=outputs.logits.masked_fill(outputs.empty[:, None, None] > 0, EMPTY))
 
     def outputs(self, tiles: Tensor, depth: Tensor | None = None) -> Outputs:
         """All that the decoder says of the tiles, without gating: maps (B, T, T), the empty head's logits (B,)."""
@@ -154,6 +158,8 @@ def _check_parts(encoder: str, decoder: str, stem: str, pretrained: bool, option
         raise InputError(f"{decoder} has no pretrained weights and no stems: use --no-pretrained and net.stem=own")
     if options.gating and not options.empty:
         raise InputError("salt.gating needs the head that says whether a tile is empty: give salt.empty above 0")
+    if options.deep_nonempty and not options.deep:
+        raise InputError("salt.deep_nonempty is of the loss at each decoder scale: give salt.deep above 0")
 
 
 def best_precision(device: str | torch.device) -> torch.dtype | None:

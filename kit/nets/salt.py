@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.nets import blocks
+from kit.nets import blocks, switches
 from kit.nets.blocks import BAM, SCSE
 from kit.nets.encoders import Encoder
 from kit.nets.heads import EmptyHead, Outputs
@@ -25,26 +25,29 @@ CHOICES = {
 
 
 class Block(nn.Module):
-    """One scale up: x enlarged, the skip beside it, two 3x3 convolutions, scSE.
+    """One scale up: x enlarged, the skip beside it, two 3x3 convolutions or two residual units, attention.
 
-    `channels` of the result: options.width, but no more than the skip has; without a skip (0) no more than half of x's.
+    `channels` of the result: `width`, but no more than the skip has; without a skip (0) no more than half of x's.
     """
 
-    def __init__(self, inputs: int, skip: int, options: Salt):
+    def __init__(self, inputs: int, skip: int, width: int, options: Salt):
         super().__init__()
-        self.channels = min(options.width, skip or max(1, inputs // 2))
+        self.channels = min(width, skip or max(1, inputs // 2))
         self.gate = blocks.AttentionGate(skip, inputs) if options.gate and skip else None
         self.up = blocks.Upsample(inputs, self.channels, options.upsample)
-        self.convs = blocks.double_conv(self.up.channels + skip, self.channels, options.activation)
+        self.convs = _convs(self.up.channels + skip, self.channels, options)
+        self.bam = BAM(self.channels) if options.bam else nn.Identity()
         self.scse = SCSE(self.channels) if options.scse in ("decoder", "both") else nn.Identity()
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """x (B, inputs, h, w), skip (B, skip, H, W) -> (B, channels, H, W); without a skip the side is doubled."""
         if skip is None:
-            return self.scse(self.convs(self.up(x, torch.Size(2 * side for side in x.shape[-2:]))))
+            return self._merge(self.up(x, torch.Size(2 * side for side in x.shape[-2:])))
         up = self.up(x, skip.shape[-2:])
-        skip = self.gate(skip, x) if self.gate else skip
-        return self.scse(self.convs(torch.cat([up, skip], 1)))
+        return self._merge(torch.cat([up, self.gate(skip, x) if self.gate else skip], 1))
+
+    def _merge(self, x: Tensor) -> Tensor:
+        return self.scse(self.bam(self.convs(x)))
 
 
 class SaltUnet(nn.Module):
@@ -77,8 +80,8 @@ class SaltUnet(nn.Module):
         deep = tuple(head(x).float() for head, x in zip(self.deep, scales, strict=False))  # all scales or none
         empty = self.empty(coarsest).float() if self.empty else None
         nonempty = blocks.resize(self.nonempty(fine).float(), size) if self.nonempty else None
-        plain = not deep and empty is None and nonempty is None
-        return logits if plain else Outputs(logits, deep, empty, nonempty)
+        outputs = Outputs(logits, deep, empty, nonempty)
+        return outputs if outputs.further else logits
 
     def _scales(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The encoder's coarsest map, and the map of each block, coarse to fine."""
@@ -104,12 +107,15 @@ def build(encoder: Encoder, options: Salt) -> SaltUnet:
             raise InputError(f"recipe key salt.{key} {getattr(options, key)!r} is unknown: use {' or '.join(allowed)}")
     if options.width < 1:
         raise InputError(f"recipe key salt.width must be 1 or more, not {options.width}")
-    if not 0 <= options.dropout < 1:
-        raise InputError(f"recipe key salt.dropout must be 0 or more and below 1, not {options.dropout}")
-    for key in ("deep", "empty", "nonempty"):
-        if not 0 <= getattr(options, key) < math.inf:
-            raise InputError(f"recipe key salt.{key} must be 0 (no such head) or more, not {getattr(options, key)}")
+    switches.check_numbers(options)
     return SaltUnet(encoder, options)
+
+
+def _convs(inputs: int, outputs: int, options: Salt) -> nn.Sequential:
+    """What makes a block's map of what meets in it."""
+    if not options.residual:
+        return blocks.double_conv(inputs, outputs, options.activation)
+    return blocks.residual_conv(inputs, outputs, options.activation).append(blocks.ACTIVATIONS[options.activation]())
 
 
 def _attention(channels: int, options: Salt) -> nn.Sequential:
@@ -129,7 +135,8 @@ def _blocks(encoder: Encoder, channels: int, options: Salt) -> list[Block]:
     """A block for each skip, coarse to fine; one without a skip where the finest map is a quarter of the side."""
     bare = max(0, round(math.log2(encoder.reductions[0])) - 1)
     built: list[Block] = []
-    for skip in (*reversed(encoder.channels[:-1]), *[0] * bare):
-        built.append(Block(channels, skip, options))
+    for level, skip in enumerate((*reversed(encoder.channels[:-1]), *[0] * bare)):
+        width = max(1, options.width >> level) if options.narrow else options.width
+        built.append(Block(channels, skip, width, options))
         channels = built[-1].channels
     return built

@@ -1,12 +1,15 @@
-"""Probabilities of tiles from a net, averaged over test-time augmentations, in batches of bounded memory."""
+"""Probabilities of tiles from nets, averaged over test-time augmentations, in batches of bounded memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kit.errors import InputError
+from kit.nets.heads import Outputs
+from kit.nets.model import TileNet
 
 # each view of a tile is made before the net and undone on its logits; undo(make(x)) is x
 View = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
@@ -23,6 +26,13 @@ def _mirror(x: Tensor) -> Tensor:
 TTA: dict[str, list[View]] = {"none": [(_same, _same)], "hflip": [(_same, _same), (_mirror, _mirror)]}
 
 
+class Prediction(NamedTuple):
+    """What is predicted of N tiles, float32 in [0, 1]."""
+
+    prob: np.ndarray  # (N, H, W), the probability that a pixel is salt
+    empty: np.ndarray  # (N,), that the tile has none; NaN from a net without a head that says so
+
+
 def check_tta(name: str) -> str:
     """Raises InputError for an unknown name."""
     if name not in TTA:
@@ -31,13 +41,11 @@ def check_tta(name: str) -> str:
 
 
 @torch.no_grad()
-def probabilities(
-    net: nn.Module, images: np.ndarray, tta: str, depth: np.ndarray | None = None
-) -> Iterator[np.ndarray]:
-    """Yield the mean probability over the views of `tta`, (b, H, W) float32 in [0, 1], batch after batch.
+def predictions(net: nn.Module, images: np.ndarray, tta: str, depth: np.ndarray | None = None) -> Iterator[Prediction]:
+    """Yield the mean over the views of `tta`, batch after batch.
 
     images (N, H, W) uint8, a memory-mapped array too; depth (N,), their relative depths, for a net that needs them.
-    The net is put into evaluation mode.
+    The net, a TileNet or any module that gives logits (N, H, W), is put into evaluation mode.
     """
     views = TTA[check_tta(tta)]
     device = next(net.parameters()).device
@@ -47,5 +55,39 @@ def probabilities(
         batch = torch.from_numpy(np.array(images[first : first + bs])).to(device)
         # the same for every view: a mirrored tile lies as deep
         depths = [] if depth is None else [torch.from_numpy(np.array(depth[first : first + bs], np.float32)).to(device)]
-        each = [undo(torch.sigmoid(net(make(batch), *depths))) for make, undo in views]
-        yield torch.stack(each).mean(0).cpu().numpy()
+        prob, empty = [], []
+        for make, undo in views:
+            logits, of_empty = _logits(net, make(batch), *depths)
+            prob.append(undo(torch.sigmoid(logits)))
+            empty.append(torch.sigmoid(of_empty))
+        yield Prediction(*(torch.stack(each).mean(0).cpu().numpy() for each in (prob, empty)))
+
+
+def mean_probability(
+    nets: Iterable[tuple[float, TileNet]],
+    images: np.ndarray,
+    tta: str,
+    depth: np.ndarray | None = None,
+    done: Callable[[int], object] = lambda tiles: None,
+) -> Prediction:
+    """The weighted mean over nets, given with weights that sum to 1, of the predictions of all images (N, H, W) uint8.
+
+    depth (N,): needed where a net needs it, else ignored. `done` is told after each batch how many tiles it had.
+    """
+    mean = Prediction(np.zeros(images.shape, np.float32), np.zeros(len(images), np.float32))
+    for weight, net in nets:
+        first = 0
+        for part in predictions(net, images, tta, depth if net.needs_depth else None):
+            rows = slice(first, first + len(part.prob))
+            mean.prob[rows] += weight * part.prob
+            mean.empty[rows] += weight * part.empty
+            first = rows.stop
+            done(len(part.prob))
+    return mean
+
+
+def _logits(net: nn.Module, tiles: Tensor, *depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the mask, (b, H, W), and of the tile being empty, (b,), NaN where the net does not say it."""
+    found = net.predicted(tiles, *depth) if isinstance(net, TileNet) else Outputs(net(tiles, *depth))
+    unknown = found.logits.new_full(found.logits.shape[:1], torch.nan)
+    return found.logits, unknown if found.empty is None else found.empty

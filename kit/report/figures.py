@@ -1,15 +1,19 @@
 """Figures of a run, each a matplotlib Figure made without pyplot, so that no global state is touched."""
 
+from itertools import cycle
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from kit.runs import atomic_path
 from kit.scoring.threshold import Tuning
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; marks differ in shape as well
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
+MARKS = tuple(zip((BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), "osD^vX", strict=True))
 
 
 def save(figure: Figure, path: Path | str) -> None:
@@ -52,3 +56,28 @@ def _draw_scores(axes: Axes, tuning: Tuning) -> None:
     at_the_axis = axes.get_xaxis_transform()
     axes.plot(found, [0.025] * len(found), "|", color=ORANGE, markersize=14, markeredgewidth=2,
               transform=at_the_axis, label="found with one fold left out")  # fmt: skip
+
+
+def score_against_speed(table: pd.DataFrame, title: str) -> Figure:
+    """Score with its interval against training speed, a mark of its own for each encoder.
+
+    table: a row for each with encoder, score, score_low, score_high, tiles_per_second and parameters, in the order of
+    the legend, which says the parameters.
+    """
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (colour, mark) in zip(table.to_dict("records"), cycle(MARKS), strict=False):
+        speed, score = row["tiles_per_second"], row["score"]
+        interval = [[score - row["score_low"]], [row["score_high"] - score]]
+        label = f"{row['encoder']}, {row['parameters'] / 1e6:.1f} M parameters"
+        axes.errorbar(speed, score, interval, fmt=mark, color=colour, markersize=9, capsize=4, label=label)
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel("Training speed, tiles/s", fontsize=11)
+    axes.set_ylabel("Score, with 95 % interval over tiles", fontsize=11)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ScalarFormatter())
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    return figure

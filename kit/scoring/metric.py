@@ -31,7 +31,7 @@ def average_precision(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
     areas = np.array(
         [[np.count_nonzero(p), np.count_nonzero(t), np.count_nonzero(p & t)] for p, t in zip(pred, true, strict=True)]
     )
-    return _score(*areas.reshape(-1, 3).T)
+    return score_of_areas(*areas.reshape(-1, 3).T)
 
 
 def mean_average_precision(pred: np.ndarray, true: np.ndarray) -> float:
@@ -64,7 +64,7 @@ def sweep(prob: np.ndarray, true: np.ndarray, thresholds: ArrayLike) -> np.ndarr
         preds = [tile > cut for cut in cuts]
         area = np.array([np.count_nonzero(pred) for pred in preds])
         shared = np.array([np.count_nonzero(pred & mask) for pred in preds])
-        scores[index] = _score(area, int(np.count_nonzero(mask)), shared)
+        scores[index] = score_of_areas(area, int(np.count_nonzero(mask)), shared)
     return scores
 
 
@@ -81,7 +81,8 @@ def kind_of(true: np.ndarray) -> np.ndarray:
     return np.select([area == 0, area <= _TINY, vertical, 2 * area > size], KINDS[:-1], KINDS[-1])
 
 
-def _score(pred_area: np.ndarray, true_area: np.ndarray | int, shared: np.ndarray) -> np.ndarray:
+def score_of_areas(pred_area: np.ndarray, true_area: np.ndarray | int, shared: np.ndarray) -> np.ndarray:
+    """The score, float64, of masks known by their areas and the area that they share, integers of shapes that fit."""
     union = pred_area + true_area - shared
     hits = sum(shared * threshold.denominator > threshold.numerator * union for threshold in _THRESHOLDS)
     return np.where(union == 0, 1.0, hits / len(_THRESHOLDS))

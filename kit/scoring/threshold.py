@@ -1,23 +1,21 @@
-"""The decision that turns probabilities into masks: found on out-of-fold predictions, kept only when shown to help.
+"""Threshold and smallest component: found on out-of-fold predictions, kept only when shown to help.
 
 The search is nested: what is chosen on the other folds is scored on this one, so the score it reports was not chosen
 by the tiles it is measured on. A threshold searched and scored on the same tiles always looks better than 0.5.
 """
 
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from kit.errors import InputError
-from kit.runs import read_json, write_json
+from kit.scoring.decision import CONSTANT_EMPTY, SIZES, Decision
 from kit.scoring.metric import average_precision, sweep
-from kit.scoring.postprocess import CHUNK, component_areas, empty_constant, remove_small_components
+from kit.scoring.postprocess import CHUNK, component_areas
 
 THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
-SIZES = (0, 5, 10, 20, 50, 100, 200)  # pixels, smallest component kept
-CONSTANT_EMPTY = "constant-empty"
 GROUPS = 5  # of the tiles of a single fold, for cross-fitting
 RESAMPLES = 2000
 
@@ -26,64 +24,8 @@ RESAMPLES = 2000
 _KERNEL = np.array([1, 2, 3, 2, 1]) / 9
 
 
-@dataclass(frozen=True)
-class Decision:
-    """How probabilities become masks, and the numbers that justify it: runs/NAME/decision.json.
-
-    `Decision()`, threshold 0.5 and every component kept, stands where nothing was tuned. Scores are means over tiles.
-    """
-
-    threshold: float = 0.5
-    min_component: int = 0  # pixels
-    rules: tuple[str, ...] = ()
-    score: float | None = None  # of the tuned candidate, nested; this and the next three are None where not tuned
-    baseline: float | None = None  # at threshold 0.5 with every component kept
-    gain_low: float | None = None  # 95 % interval of score - baseline, paired bootstrap over tiles
-    gain_high: float | None = None
-    accepted: bool = False  # the gain is shown, so threshold and min_component are the tuned ones
-
-    def masks(self, prob: np.ndarray, constant: np.ndarray | None = None) -> np.ndarray:
-        """Probabilities (N, H, W) of any float type -> masks (N, H, W) bool; constant (N,) bool: images of one grey.
-
-        Raises ValueError when the rules need `constant` and it is not given.
-        """
-        # float64 on the right: a plain 0.35 would be rounded to the float16 of the predictions
-        masks = remove_small_components(prob > np.float64(self.threshold), self.min_component)
-        if CONSTANT_EMPTY not in self.rules:
-            return masks
-        if constant is None:
-            raise ValueError(f'the decision has the rule "{CONSTANT_EMPTY}": say which tiles are constant')
-        return empty_constant(masks, constant)
-
-    def in_words(self) -> str:
-        """The decision and, where it was tuned, its reason on a second line."""
-        components = f", components under {self.min_component} pixels removed" if self.min_component else ""
-        choice = f"Threshold {self.threshold:.2f}{components}"
-        if self.score is None:
-            return choice
-        reason = (
-            f"nested score {self.score:.4f} against {self.baseline:.4f} at 0.50, "
-            f"gain {self.gain_low:+.4f} to {self.gain_high:+.4f} (95 %)"
-        )
-        return f"{choice if self.accepted else 'Threshold stays at 0.50: no gain is shown'}\n{reason}"
-
-    def to_json(self, path: Path | str) -> None:
-        write_json(path, asdict(self))
-
-    @classmethod
-    def from_json(cls, path: Path | str) -> "Decision":
-        """Raises InputError, naming the file, for one that `to_json` did not write."""
-        values = read_json(path)
-        try:
-            decision = cls(**{**values, "rules": tuple(values["rules"])})
-            known = set(values) == {field.name for field in fields(cls)} and set(decision.rules) <= {CONSTANT_EMPTY}
-            whole = type(decision.min_component) is int and 0 <= decision.min_component <= max(SIZES)
-            valid = known and whole and 0 < decision.threshold < 1
-        except (TypeError, KeyError):
-            valid = False
-        if not valid:
-            raise InputError(f"{path} does not hold a decision: write it anew with tune_threshold.py")
-        return decision
+# Given the tiles to look at, (N,) bool: what is best on them, and the score of every tile (N,) under it
+Search = Callable[[np.ndarray], tuple[Decision, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -109,43 +51,64 @@ def tune(
     cross-fitted over five random groups of its tiles. The decision stays at 0.5, 0 unless the lower end of the gain's
     bootstrap interval is above 0. Raises InputError for fewer than five tiles.
     """
-    if len(prob) < GROUPS:
-        raise InputError(
-            f"{len(prob)} tiles are too few to tune a threshold on, {GROUPS} at least: predict more of them"
-        )
     rng = np.random.default_rng(seed)
-    scores = _score_table(prob, true, constant)
     groups = cross_fit_groups(folds, rng)
-    nested, by_fold = _cross_fit(scores, groups)
-    baseline = scores[:, THRESHOLDS.searchsorted(0.5), SIZES.index(0)]
+    return tuning_of(score_table(prob, true, constant), groups, () if constant is None else (CONSTANT_EMPTY,), rng)
+
+
+def tuning_of(table: np.ndarray, groups: np.ndarray, rules: tuple[str, ...], rng: np.random.Generator) -> Tuning:
+    """`tune` on a table of scores (N, T, S), as of `score_table`, held out by groups (N,)."""
+    search = search_of(table)
+    nested, by_fold = cross_fit(search, groups)
+    baseline = table[:, THRESHOLDS.searchsorted(0.5), SIZES.index(0)]
     low, high = bootstrap_interval(nested - baseline, rng)
-    t, s = _best(scores.mean(0))
-    candidate = (float(THRESHOLDS[t]), SIZES[s])
-    threshold, min_component = candidate if low > 0 else (0.5, 0)
-    rules = () if constant is None else (CONSTANT_EMPTY,)
+    found, _ = search(np.ones(len(table), bool))
     means = float(nested.mean()), float(baseline.mean())
-    decision = Decision(threshold, min_component, rules, *means, low, high, accepted=low > 0)
-    band = 1.96 * (scores[:, :, s] - baseline[:, None]).std(0, ddof=1) / np.sqrt(len(prob))
-    return Tuning(decision, candidate, by_fold, means[1], THRESHOLDS, scores[:, :, s].mean(0), band)
+    kept = found if low > 0 else Decision()
+    decision = Decision(kept.threshold, kept.min_component, rules, *means, low, high, accepted=low > 0)
+    curves = table[:, :, SIZES.index(found.min_component)]
+    band = 1.96 * (curves - baseline[:, None]).std(0, ddof=1) / np.sqrt(len(table))
+    return Tuning(decision, _pair(found), {group: _pair(one) for group, one in by_fold.items()}, means[1],
+                  THRESHOLDS, curves.mean(0), band)  # fmt: skip
+
+
+def _pair(found: Decision) -> tuple[float, int]:
+    return found.threshold, found.min_component
 
 
 def cross_fit_groups(folds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The group (N,) that each tile is held out with: its fold, or one of five random groups where all share one."""
+    """The group (N,) that each tile is held out with: its fold, or one of five random groups where all share one.
+
+    Raises InputError for fewer than five tiles.
+    """
+    if len(folds) < GROUPS:
+        raise InputError(
+            f"{len(folds)} tiles are too few to tune a threshold on, {GROUPS} at least: predict more of them"
+        )
     return folds if len(np.unique(folds)) > 1 else rng.permutation(len(folds)) % GROUPS
 
 
-def _cross_fit(scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, dict[int, tuple[float, int]]]:
+def cross_fit(search: Search, groups: np.ndarray) -> tuple[np.ndarray, dict[int, Decision]]:
     """The score of each tile (N,) under what is best on the other groups, and what that is, by group."""
-    nested, found = np.empty(len(scores)), {}
+    nested, found = np.empty(len(groups)), {}
     for group in np.unique(groups):
         inside = groups == group
-        t, s = _best(scores[~inside].mean(0))
-        nested[inside] = scores[inside, t, s]
-        found[int(group)] = (float(THRESHOLDS[t]), SIZES[s])
+        found[int(group)], scores = search(~inside)
+        nested[inside] = scores[inside]
     return nested, found
 
 
-def _score_table(prob: np.ndarray, true: np.ndarray, constant: np.ndarray | None) -> np.ndarray:
+def search_of(table: np.ndarray) -> Search:
+    """The search of the best threshold and smallest component in a table of scores (N, T, S)."""
+
+    def search(inside: np.ndarray) -> tuple[Decision, np.ndarray]:
+        t, s = best_of(table[inside].mean(0))
+        return Decision(float(THRESHOLDS[t]), SIZES[s]), table[:, t, s]
+
+    return search
+
+
+def score_table(prob: np.ndarray, true: np.ndarray, constant: np.ndarray | None) -> np.ndarray:
     """The score of each tile at each threshold and smallest component, (N, T, S); a chunk of tiles in memory."""
     table = np.empty((len(prob), len(THRESHOLDS), len(SIZES)))
     for start in range(0, len(prob), CHUNK):
@@ -168,7 +131,7 @@ def _score_sizes(masks: np.ndarray, true: np.ndarray, scores: np.ndarray) -> Non
         scores[changed, s] = average_precision(areas[changed] >= size, true[changed])
 
 
-def _best(mean: np.ndarray) -> tuple[int, int]:
+def best_of(mean: np.ndarray) -> tuple[int, int]:
     """Indices of the best threshold and size in a table of mean scores (T, S); the smallest size among equals."""
     smooth = ndimage.convolve1d(mean, _KERNEL, axis=0, mode="nearest")
     size = int(smooth.max(axis=0).argmax())

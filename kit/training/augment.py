@@ -76,7 +76,7 @@ class Cutout(A.CoarseDropout):
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         found = super().get_params_dependent_on_data(params, data)
         x, y, right, bottom = found["holes"][0]
-        salt = data["mask"] > 0
+        salt = data["mask"]
         if 2 * salt[y:bottom, x:right].sum() > salt.sum():
             found["holes"] = found["holes"][:0]
         return found
@@ -100,14 +100,25 @@ def heng(*further: A.BasicTransform) -> list[Transform]:
     return [A.HorizontalFlip(p=0.5), A.OneOf([*shapes, *further], p=0.5), A.OneOf(grey_levels, p=0.5)]
 
 
-def cutout() -> list[Transform]:
-    """`heng` after a hole in half of the tiles (9th place)."""
-    return [Cutout(), *heng()]
-
-
 def elastic() -> list[Transform]:
     """`heng` with a grid distortion as a fourth shape (5th place)."""
     return heng(Elastic())
+
+
+def cutout() -> list[Transform]:
+    """`elastic` after a hole in half of the tiles (9th place)."""
+    return [Cutout(), *elastic()]
+
+
+def bes() -> list[Transform]:
+    """That of b.e.s. (1st place): mirror, a scale anywhere from 0.4 to 1.6 and a shift, brightness, contrast."""
+    shift = (-0.1625, 0.1625)
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0, p=0.2),
+        A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=0.2, p=0.1),
+        A.Affine(scale=(0.4, 1.6), keep_ratio=True, translate_percent=shift, border_mode=BORDER, p=0.7),
+    ]
 
 
 AUGMENTATIONS: dict[str, Callable[[], list[Transform]]] = {
@@ -115,8 +126,9 @@ AUGMENTATIONS: dict[str, Callable[[], list[Transform]]] = {
     "hflip": hflip,
     "default": default,
     "heng": heng,
-    "cutout": cutout,
     "elastic": elastic,
+    "cutout": cutout,
+    "bes": bes,
 }
 
 

@@ -10,9 +10,9 @@ from fastai.learner import Learner
 
 from kit.errors import InputError
 from kit.nets.tta import TTA
-from kit.recipe import Recipe
+from kit.recipe import Recipe, Stage
 from kit.training import averaging, checkpoint
-from kit.training.schedules import plan
+from kit.training.schedules import plan, tiles_drawn
 
 RESERVE = 0.07  # of the budget: start-up, files, and a machine that is slower later than at first
 WARM_UP, TIMED = 2, 4  # steps
@@ -23,8 +23,13 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
 
     Raises InputError when not even one step a stage fits.
     """
-    n_train, n_valid = learn.dls.train.n, learn.dls.valid.n
-    step = {bs: _step_seconds(learn, bs) for bs in {min(stage.bs, n_train) for stage in recipe.stages}}
+    train, n_valid = learn.dls.train.dataset, learn.dls.valid.n
+
+    def drawn(stage: Stage) -> int:
+        return tiles_drawn(stage, train.n_tiles, train.n_pseudo)
+
+    by_bs = {min(stage.bs, drawn(stage)): stage for stage in recipe.stages if drawn(stage)}
+    step = {bs: _step_seconds(learn, stage) for bs, stage in by_bs.items()}
     look, save = _look_seconds(learn), _save_seconds(learn)
     mix = _mix_seconds(learn) if any(stage.ema for stage in recipe.stages) else 0.0
     snapshots = recipe.stages[-1].snapshots
@@ -33,9 +38,11 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
 
     def cost(epochs: float) -> float:
         scaled = recipe.scaled(epochs)
-        todo = plan(scaled, n_train)
-        steps = sum(epoch.steps * (step[min(scaled.stages[epoch.stage].bs, n_train)] + mix) for epoch in todo)
-        batch_norm = n_train * look if any(stage.average for stage in recipe.stages) else 0.0
+        todo = plan(scaled, train.n_tiles, train.n_pseudo)
+        stages = [scaled.stages[epoch.stage] for epoch in todo]
+        each = [step[min(stage.bs, drawn(stage))] + mix for stage in stages]
+        steps = sum(epoch.steps * seconds for epoch, seconds in zip(todo, each, strict=True))
+        batch_norm = drawn(stages[-1]) * look if any(stage.average for stage in recipe.stages) else 0.0
         return steps + (len(todo) + 1) * save + (len(todo) + passes) * n_valid * look + batch_norm
 
     low, high = 0.0, 1.0
@@ -49,17 +56,17 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
         raise InputError(
             f"a time budget of {budget:.0f} s is too short: the fewest steps take {cost(1e-9):.0f} s here, give more"
         )
-    steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), n_train))
+    steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), train.n_tiles, train.n_pseudo))
     rates = ", ".join(f"{seconds:.3f} s a step of {bs} tiles" for bs, seconds in step.items())
     print(f"time budget: {rates}, so {steps:,} steps ({low:.2f} epochs)")
     return replace(recipe.scaled(low), time_budget=f"{budget:g}s a fold")
 
 
-def _step_seconds(learn: Learner, bs: int) -> float:
-    """Seconds of one training step of `bs` tiles, measured; the learner's weights are as before."""
+def _step_seconds(learn: Learner, stage: Stage) -> float:
+    """Seconds of one training step of a stage's batch, measured; the learner's weights are as before."""
     before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
-    loader, usual = learn.dls.train, learn.dls.train.bs
-    loader.bs = bs
+    loader, usual = learn.dls.train, learn.dls.train.stage
+    loader.serve(stage)
     steps = min(WARM_UP + TIMED, loader.steps_per_epoch)
     loader.window(0, 0, steps)
     learn.model.train()
@@ -77,7 +84,8 @@ def _step_seconds(learn: Learner, bs: int) -> float:
     spent = (time.monotonic() - started) / max(1, steps - WARM_UP)
     learn.model.load_state_dict(before)
     learn.opt = None
-    loader.part, loader.epoch, loader.bs = None, -1, usual
+    loader.serve(usual)
+    loader.part, loader.epoch = None, -1
     return spent
 
 

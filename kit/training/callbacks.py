@@ -69,7 +69,7 @@ class Conductor(Callback):
         if self.stage.stop and stalled(self.values) >= self.stage.stop:
             tqdm.write(f"stage {self.now.stage + 1} ends: no better {self.stage.monitor} in {self.stage.stop} epochs")
             raise CancelFitException
-        self.learn.dls.train.bs = min(self.stage.bs, self.learn.dls.train.n)
+        self.learn.dls.train.serve(self.stage)
         self.learn.dls.train.window(self.now.number, self.state.step, self.now.steps)
 
     def before_batch(self) -> None:

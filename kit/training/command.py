@@ -7,7 +7,7 @@ import argparse
 import importlib.util
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import pandas as pd
 
 from kit import cli, runs
 from kit import recipe as recipes
-from kit.data import cache
+from kit.data import placement
 from kit.data import tiles as tile_files
+from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.recipe import Recipe
 from kit.runs import Run
@@ -59,8 +60,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, limit=args.limit)
     if args.seed is not None:
         recipe = replace(recipe, seed=args.seed)
-    recipes.check(recipe)
-    return recipe
+    if recipe.pseudo_run:  # "latest" may be another run when this one is resumed
+        recipe = replace(recipe, pseudo_run=str(runs.find_run(recipe.pseudo_run).path))
+    return recipes.check(recipe)
 
 
 def folds_of(text: str, n_folds: int) -> list[int | None]:
@@ -76,17 +78,14 @@ def folds_of(text: str, n_folds: int) -> list[int | None]:
     return list(chosen)
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> Run:
     """Start a run or go on with one, and print what was written."""
     if args.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs its package: pip install tensorboard")
-    if args.resume:
-        _resume(args)
-    else:
-        _start(args)
+    return _resume(args) if args.resume else _start(args)
 
 
-def _start(args: argparse.Namespace) -> None:
+def _start(args: argparse.Namespace) -> Run:
     recipe = recipe_of(args)
     which = folds_of(args.fold or "0", recipe.data.folds)
     seconds = cli.seconds("--time-budget", args.time_budget) / len(which) if args.time_budget else None
@@ -94,14 +93,35 @@ def _start(args: argparse.Namespace) -> None:
     tiles = tile_files.load(data)
     run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder or recipe.net.decoder))
 
-    from kit.training import budget
-    from kit.training.fold import train_folds
-    from kit.training.learner import make_folds, make_learner
+    from kit.training.learner import make_folds
 
     table = make_folds(recipe, tiles, _placement(data, recipe))
-    learner = make_learner(
-        recipe, tiles, which[0], table
-    )  # everything that can be refused is refused before a file is made
+    start(run, recipe, tiles, data, table, which, seconds, args.tensorboard)
+    return run
+
+
+def start(
+    run: Run,
+    recipe: Recipe,
+    tiles: Tiles,
+    data: Path,
+    table: pd.DataFrame,
+    which: Sequence[int | None],
+    seconds: float | None = None,
+    tensorboard: bool = False,
+) -> None:
+    """Train the folds `which` of a new run with the folds `table` (id, fold), each in `seconds` if given.
+
+    `data` is where the tiles were read. Exits with 130 when stopped.
+    """
+    from kit.training import budget, pseudo
+    from kit.training.fold import train_folds
+    from kit.training.learner import make_learner
+
+    # everything that can be refused is refused before a file is made
+    learner = make_learner(recipe, tiles, which[0], table)
+    for fold in which[1:] if recipe.pseudo_run else ():
+        pseudo.load(recipe, tiles, fold, table["id"][table["fold"] == fold].tolist())
     if seconds:
         recipe = budget.fit_to(recipe, learner, seconds)
     with run.lock():
@@ -110,10 +130,10 @@ def _start(args: argparse.Namespace) -> None:
         runs.write_json(run / "environment.json", request | runs.environment())
         runs.write_text(run / "folds.csv", table.to_csv(index=False))
         runs.write_text(run / "recipe.toml", recipes.dumps(recipe))
-        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, args.tensorboard, learner))
+        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard, learner))
 
 
-def _resume(args: argparse.Namespace) -> None:
+def _resume(args: argparse.Namespace) -> Run:
     run = runs.find_run(args.run or "latest")
     if (run / "ensemble.json").exists():
         raise InputError(f"{run.path} is an ensemble, which is not trained: name one of its runs")
@@ -121,32 +141,42 @@ def _resume(args: argparse.Namespace) -> None:
     if given:
         raise InputError(f"--resume goes on with the recipe of {run.path}: leave out --{given[0].replace('_', '-')}")
     recipe = recipes.load(str(run / "recipe.toml"))
-    request = runs.read_json(run / "environment.json")
     data = cli.data_of_run(run, args.data)
     tiles = tile_files.load(data)
-    if tiles.fingerprint != request["fingerprint"]:
+    if not run.made_on(tiles.fingerprint):
         raise InputError(
             f"{data} is not the data that {run.path} was trained on: give that with --data, or start a new run"
         )
+    go_on(run, recipe, tiles, folds_of(args.fold, recipe.data.folds) if args.fold else None, args.tensorboard)
+    return run
+
+
+def go_on(
+    run: Run, recipe: Recipe, tiles: Tiles, which: Sequence[int | None] | None = None, tensorboard: bool = False
+) -> None:
+    """Train the folds of a run that are not done yet, or those of `which`. Exits with 130 when stopped."""
+    request = runs.read_json(run / "environment.json")
     table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
-    which = folds_of(args.fold, recipe.data.folds) if args.fold else request["folds"]
+    which = request["folds"] if which is None else which
     with run.lock():
         from kit.training.fold import train_folds
 
         asked = request["folds"] + [fold for fold in which if fold not in request["folds"]]
         runs.write_json(run / "environment.json", request | {"folds": asked})
-        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, args.tensorboard))
+        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard))
 
 
 def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
     """The placement of the tiles in mosaics, where the recipe's folds need it."""
     if recipe.data.folds_by != "mosaic":
         return None
-    paths = [folder / "mosaic.csv" for folder in cache.places(data)]
-    for path in paths:
-        if path.exists():
-            return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
-    raise InputError(f"folds by mosaic need {paths[-1]} (columns id, mosaic, row, col): put the placement table there")
+    table = placement.read(data)
+    if table is None:
+        raise InputError(
+            f"folds by mosaic need {placement.paths(data)[-1]}: "
+            "put the placement table there (columns id, mosaic, row, col)"
+        )
+    return table
 
 
 def _finish(run: Run, train: Callable[[], bool]) -> None:

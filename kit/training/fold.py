@@ -12,14 +12,16 @@ from fastai.learner import Learner
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.nets import model
-from kit.nets.tta import probabilities
-from kit.recipe import Recipe
+from kit.nets.tta import Prediction, mean_probability
+from kit.recipe import Recipe, Stage
 from kit.runs import Run, read_json, write_json, write_probabilities, write_text
+from kit.scoring.decision import FILES
 from kit.scoring.metric import KINDS, average_precision, kind_of
-from kit.training import averaging, checkpoint
+from kit.training import averaging, checkpoint, pseudo
 from kit.training.checkpoint import State
 from kit.training.learner import fit, make_learner, make_net, settle
 from kit.training.loaders import TileDataset
+from kit.training.schedules import CYCLIC
 
 
 def fold_name(fold: int | None) -> str:
@@ -45,11 +47,14 @@ def train_folds(
             continue
         learn, learner = learner or make_learner(recipe, tiles, fold, folds), None
         train, valid = learn.dls.train.dataset, learn.dls.valid.dataset
-        print(f"fold {fold_name(fold)}: {len(train):,} tiles to train on, {len(valid):,} to validate, "
+        labelled = f" and {train.n_pseudo:,} pseudo-labelled ones" if train.n_pseudo else ""
+        print(f"fold {fold_name(fold)}: {train.n_tiles:,} tiles{labelled} to train on, {len(valid):,} to validate, "
               f"{model.parameter_count(learn.model):,} parameters, {learn.dls.device}, "
               f"{str(learn.model.precision or 'float32').removeprefix('torch.')}", flush=True)  # fmt: skip
         folder = run.fold(fold)
         folder.mkdir(parents=True, exist_ok=True)
+        if train.record:
+            pseudo.keep_record(folder, train.record)
         state = fit(learn, recipe, folder, resume=True, tensorboard=tensorboard)
         if state is None:
             return False
@@ -61,17 +66,20 @@ def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None,
     """Choose the fold's weights on its validation tiles, predict those, and write it all down; drops resume.pt."""
     folder, valid = run.fold(fold), learn.dls.valid.dataset
 
-    def predict(weights: str, tta: str) -> np.ndarray:
+    def predict(weights: str, tta: str) -> Prediction:
         nets = _nets(learn.model, run.weights(fold, weights), recipe.snapshot_weights)
-        return _mean_probability(nets, valid, tta)
+        return mean_probability(nets, valid.images, tta, valid.depth)
 
     names = _write_candidates(learn, recipe, state, folder)
-    scores = {name: _score(predict(name, "none"), valid) if len(valid) else None for name in names}
+    scores = {name: _score(predict(name, "none").prob, valid) if len(valid) else None for name in names}
     used = _choose(scores)
     entry: dict[str, Any] = {"weights": used, "candidates": scores}
     if len(valid):
-        prob = predict(used, recipe.tta).astype(np.float16)
+        found = predict(used, recipe.tta)
+        prob = found.prob.astype(np.float16)
         write_probabilities(folder / "valid.npy", prob.shape, [prob])
+        if recipe.salt.empty:
+            write_probabilities(folder / "empty.npy", found.empty.shape, [found.empty])
         ids = folds["id"][folds["fold"] == fold]
         write_text(folder / "valid_ids.csv", ids.to_csv(index=False))
         entry |= score_by_kind(prob > 0.5, valid.masks.astype(bool))
@@ -83,6 +91,14 @@ def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None,
     if len(valid):
         kinds = ", ".join(f"{kind} {value['score']:.3f}" for kind, value in entry["kinds"].items())
         print(f"fold {fold_name(fold)}: score {entry['score']:.4f} ({used} weights, {recipe.tta} TTA); {kinds}")
+    if recipe.stages[-1].snapshots and not state.snapshots:
+        print(f"fold {fold_name(fold)}: the last stage kept no snapshots: {_why_no_snapshots(recipe.stages[-1])}")
+
+
+def _why_no_snapshots(stage: Stage) -> str:
+    if stage.schedule in CYCLIC:
+        return "it ended within its first cycle"
+    return f"none of its epochs had a new best score (the schedules {' and '.join(CYCLIC)} keep the ends of cycles)"
 
 
 def score_by_kind(pred: np.ndarray, true: np.ndarray) -> dict[str, Any]:
@@ -118,7 +134,7 @@ def _write_candidates(learn: Learner, recipe: Recipe, state: State, folder: Path
 def _recompute_batch_norm(learn: Learner, recipe: Recipe, state: State) -> None:
     """One pass over the training tiles with the averaged weights."""
     loader = learn.dls.train
-    loader.bs = min(recipe.stages[-1].bs, loader.n)
+    loader.serve(next(stage for stage in reversed(recipe.stages) if recipe.trains(stage)))
     loader.window(state.epoch, 0, loader.steps_per_epoch)
     torch.manual_seed(recipe.seed)  # dropout is active here
     averaging.recompute_batch_norm(learn.model, (inputs for *inputs, _ in loader))
@@ -132,17 +148,6 @@ def _choose(scores: dict[str, float | None]) -> str:
 def _score(prob: np.ndarray, valid: TileDataset) -> float:
     """At threshold 0.5."""
     return round(float(average_precision(prob > 0.5, valid.masks.astype(bool)).mean()), 5)
-
-
-def _mean_probability(nets: Iterator[tuple[float, model.TileNet]], valid: TileDataset, tta: str) -> np.ndarray:
-    """The weighted mean over nets of the probabilities of `valid`, (N, H, W) float32."""
-    mean = np.zeros(valid.images.shape, np.float32)
-    for weight, net in nets:
-        first = 0
-        for part in probabilities(net, valid.images, tta, valid.depth):
-            mean[first : first + len(part)] += weight * part
-            first += len(part)
-    return mean
 
 
 def _nets(net: model.TileNet, files: Sequence[Path], how: str) -> Iterator[tuple[float, model.TileNet]]:
@@ -163,13 +168,34 @@ def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
         scores |= {"mean": round(float(np.mean(values)), 5), "std": round(float(np.std(values)), 5)}
         validated = [name for name, fold in scores["folds"].items() if "score" in fold]
         parts = [run.fold(int(name)) for name in validated]
-        probs = [np.load(part / "valid.npy", allow_pickle=False) for part in parts]
-        write_probabilities(run / "oof.npy", (sum(map(len, probs)), *probs[0].shape[1:]), probs)
+        _join([part / "valid.npy" for part in parts], run / "oof.npy")
+        if all((part / "empty.npy").exists() for part in parts):
+            _join([part / "empty.npy" for part in parts], run / "oof_empty.npy")
         ids = pd.concat([pd.read_csv(part / "valid_ids.csv", dtype=str, keep_default_na=False) for part in parts])
         write_text(run / "oof_ids.csv", ids.to_csv(index=False))
-    for name in ("test.npy", "test_ids.csv", "decision.json", "decision.png"):  # made from fewer folds
+    # made from fewer folds
+    for name in ("test.npy", "test_empty.npy", "test_ids.csv", *FILES):
         (run / name).unlink(missing_ok=True)
     write_json(run / "scores.json", scores)
+
+
+def _join(parts: Sequence[Path], out: Path) -> None:
+    """Write the rows of several .npy files, in order, as one."""
+    arrays = [np.load(part, allow_pickle=False) for part in parts]
+    write_probabilities(out, (sum(map(len, arrays)), *arrays[0].shape[1:]), arrays)
+
+
+def weights_of(run: Run, fold: int | None, weights: str | None = None) -> str:
+    """The name of the weights that a finished fold predicts with: those asked for, else what its validation chose.
+
+    Raises InputError for weights that the fold does not have.
+    """
+    entry = read_json(run / "scores.json")["folds"][fold_name(fold)]
+    name: str = weights or entry["weights"]
+    if name not in entry["candidates"]:
+        there = ", ".join(entry["candidates"])
+        raise InputError(f"fold {fold_name(fold)} of {run.path} has no {name!r} weights: choose one of {there}")
+    return name
 
 
 def load_nets(
@@ -182,13 +208,12 @@ def load_nets(
     it before asking for the next, which is the same object filled anew. Raises InputError for weights that the fold
     does not have.
     """
-    entry = read_json(run / "scores.json")["folds"][fold_name(fold)]
-    name = weights or entry["weights"]
-    if name not in entry["candidates"]:
-        there = ", ".join(entry["candidates"])
-        raise InputError(f"fold {fold_name(fold)} of {run.path} has no {name!r} weights: choose one of {there}")
+    name = weights_of(run, fold, weights)
     files = run.weights(fold, name)
     if not files:
         raise InputError(f"{run.fold(fold) / name} is empty: choose other weights, or train the fold again")
     net = make_net(recipe.from_scratch())
+    if len(files) == 1:  # filled once, however often it is asked for
+        only = list(_nets(net, files, recipe.snapshot_weights))
+        return lambda: iter(only)
     return lambda: _nets(net, files, recipe.snapshot_weights)

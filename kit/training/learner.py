@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.learner import Learner
+from tqdm import tqdm
 
 from kit.data import folds as folding
 from kit.data.tiles import Tiles
@@ -22,7 +23,7 @@ from kit.nets.allocator import keep_freed_memory
 from kit.nets.heads import HeadLoss
 from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
-from kit.training import averaging, checkpoint, optimisers, schedules
+from kit.training import averaging, checkpoint, optimisers, pseudo, schedules
 from kit.training.averaging import Averaging
 from kit.training.callbacks import (
     Conductor,
@@ -102,8 +103,13 @@ def make_learner(
         raise InputError(
             f"id {table['id'][int(np.argmin(rows))]} of the folds is not among the training tiles of the data"
         )
+    if recipe.data.drop_constant:
+        kept = (table["fold"] == fold).to_numpy() | ~tiles.constant("train")[rows]
+        table, rows = table[kept], rows[kept]
     _check(recipe, fold)
-    first = recipe.stages[0]
+    labels = _labels(recipe, tiles, fold, table["id"][table["fold"] == fold].tolist()) if recipe.pseudo_run else None
+    net = make_net(recipe)
+    first = next(stage for stage in recipe.stages if recipe.trains(stage))
     loaders = make_loaders(
         np.asarray(tiles.train_images[rows]),
         np.asarray(tiles.masks[rows]),
@@ -113,10 +119,11 @@ def make_learner(
         bs=first.bs,
         device=device(),
         num_workers=num_workers,
-        depth=tiles.relative_depth("train")[rows] if "depth" in recipe.data.channels.split("+") else None,
+        depth=tiles.relative_depth("train")[rows] if net.needs_depth else None,
         sampling=recipe.data.sampling,
+        labels=labels,
     )
-    net = make_net(recipe)
+    loaders.train.serve(first)
     settle()
     return Learner(
         loaders,
@@ -136,13 +143,26 @@ def _check(recipe: Recipe, fold: int | None) -> None:
     averaging.check_snapshot_weights(recipe.snapshot_weights)
     for number, stage in enumerate(recipe.stages):
         losses.mix(stage.loss)
-        for room in (optimisers, schedules, averaging):
+        for room in (optimisers, schedules, averaging, pseudo):
             room.check(stage, f"stages.{number}")
         if fold is None and schedules.needs_validation(stage):
             raise InputError(
                 f"stages.{number} watches {stage.monitor}, and a training on every tile has none to validate on: "
                 f"add --set stages.{number}.monitor=train_loss"
             )
+
+
+def _labels(recipe: Recipe, tiles: Tiles, fold: int | None, valid_ids: list[str]) -> pseudo.Labels:
+    """The pseudo-labels of the fold. Soft ones are refused where a loss would cut all of them at 0.5."""
+    labels = pseudo.load(recipe, tiles, fold, valid_ids)
+    for number, stage in enumerate(recipe.stages):
+        names = {name for _, name in losses.mix(stage.loss).terms}
+        if labels.soft and stage.pseudo != "none" and names.isdisjoint(losses.SOFT):
+            raise InputError(
+                f"the labels of {recipe.pseudo_run} are soft, and stages.{number}.loss {stage.loss} reads masks only: "
+                f"label without --soft, or add one of {', '.join(losses.SOFT)} to the loss"
+            )
+    return labels
 
 
 def _loss(recipe: Recipe, stage: Stage) -> HeadLoss:
@@ -195,12 +215,16 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
         checkpoint.fill(learn.model, saved["net"], folder / "resume.pt")
         if scaling and saved["scaler"]:
             scaling.scaler.load_state_dict(saved["scaler"])
-    epochs = plan(recipe, learn.dls.train.n)
+    train = learn.dls.train.dataset
+    epochs = plan(recipe, train.n_tiles, train.n_pseudo)
     stop = StopRequest()
     progress = Progress(state, epochs, recipe)
     shared = [progress, TensorBoard(state, folder) if tensorboard else None]
     with stop.listening(), closing(progress.bar), learn.no_bar(), learn.no_logging():
         for number, stage in enumerate(recipe.stages):
+            if stage.pseudo != "none" and not train.n_pseudo:
+                what = "trains on the training tiles alone" if recipe.trains(stage) else "is skipped"
+                tqdm.write(f"stage {number + 1} {what}: no run is named for pseudo-labels (--set pseudo_run=RUN)")
             ahead = [epoch for epoch in epochs if epoch.stage == number and epoch.number >= state.epoch]
             if not ahead:
                 continue

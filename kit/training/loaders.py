@@ -17,14 +17,19 @@ from torch import Tensor, from_numpy
 
 from kit.data.folds import coverage_class
 from kit.errors import InputError
+from kit.recipe import Stage
 from kit.runs import cpus
 from kit.training.augment import Augmenter
+from kit.training.pseudo import Labels
+from kit.training.schedules import tiles_drawn
 
 
 class TileDataset:
     """Image, depth if there are depths, and mask: (H, W) uint8, a number, (H, W) uint8 of 0 and 1.
 
     An item i is a tile as it is; an item (epoch, draw) is the tile draw % n augmented, in another way for each draw.
+    Pseudo-labelled tiles come behind the others; `record` says where they are from. With soft labels all masks are
+    levels of 0 to `full` = 255.
     """
 
     def __init__(
@@ -33,8 +38,20 @@ class TileDataset:
         masks: np.ndarray,
         augmenter: Augmenter | None = None,
         depth: np.ndarray | None = None,
+        labels: Labels | None = None,
     ):
         self.images, self.masks, self.augmenter, self.depth = images, masks.view(np.uint8), augmenter, depth
+        self.n_tiles, self.full, self.weights, self.record = len(images), 1, np.zeros(0), {}
+        if labels:
+            self.full, self.weights, self.record = 255 if labels.soft else 1, labels.weights, labels.record
+            levels = np.rint(labels.masks * np.float32(self.full)).astype(np.uint8)
+            self.masks = np.concatenate([self.masks * np.uint8(self.full), levels])
+            self.images = np.concatenate([images, labels.images])
+            self.depth = None if depth is None else np.concatenate([depth, labels.depth])
+
+    @property
+    def n_pseudo(self) -> int:
+        return len(self.weights)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,6 +86,19 @@ def by_coverage(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.concatenate(draws))
 
 
+def by_weight(weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` draws of n tiles, each as often as its weight (n,) has it, to within one; in random order.
+
+    Systematic sampling (Madow, Annals of Mathematical Statistics 20, 1949), the tiles in random order beforehand. The
+    k-th further draw of tile i is i + k * n.
+    """
+    order = rng.permutation(len(weights))
+    ends = np.cumsum(weights[order]) * (count / weights.sum())
+    drawn = np.searchsorted(ends[:-1], np.arange(count) + rng.random(), side="right")
+    again = np.arange(count) - np.searchsorted(drawn, drawn)  # `drawn` rises
+    return rng.permutation(order[drawn] + again * len(weights))
+
+
 SAMPLINGS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "uniform": uniform,
     "coverage": by_coverage,
@@ -78,20 +108,31 @@ SAMPLINGS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = 
 class TileLoader(TfmdDL):
     """Batches (x, y) of x (B, 1, H, W) uint8 grey levels and y (B, H, W) uint8 masks; (x, depth, y) with depth (B,).
 
-    With shuffle=True an epoch is the draw of tiles that belongs to (seed, epoch), cut to whole batches; `window`
-    chooses the epoch and the part of it that the next pass gives. Without one each pass is a full epoch, the next.
+    With shuffle=True an epoch is the draw of tiles that belongs to (seed, epoch), cut to whole batches; `serve` says of
+    which stage, `window` chooses the epoch and the part of it that the next pass gives. Without one each pass is a full
+    epoch, the next. Where labels are soft, y is float32 in [0, 1].
     """
 
     def __init__(self, dataset: TileDataset, bs: int = 16, seed: int = 0, sampling: str = "uniform", **kwargs):
         super().__init__(dataset, bs=min(bs, max(len(dataset), 1)), **kwargs)
         self.seed, self.sampling = seed, sampling
+        self.stage = Stage()
         self.epoch = -1
         self.part: tuple[int, int] | None = None
 
+    def serve(self, stage: Stage) -> None:
+        """From now on draw the stage's tiles, in batches of its size."""
+        self.stage = stage
+        self.bs = min(stage.bs, self._count)
+
+    @property
+    def _count(self) -> int:
+        return tiles_drawn(self.stage, self.dataset.n_tiles, self.dataset.n_pseudo)
+
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in one pass over the training tiles."""
-        return max(1, self.n // self.bs)
+        """Whole batches in one pass over what the stage draws."""
+        return max(1, self._count // self.bs)
 
     def window(self, epoch: int, first: int, last: int) -> None:
         """The next pass gives batches first..last-1 of this epoch."""
@@ -104,8 +145,21 @@ class TileLoader(TfmdDL):
             self.epoch += 1
         first, last = self.part or (0, self.steps_per_epoch)
         rng = np.random.default_rng((self.seed, self.epoch, 0, 1))
-        order = SAMPLINGS[self.sampling](self.dataset.masks, rng)
+        order = self._order(rng)
         return [(self.epoch, int(draw)) for draw in order[first * self.bs : last * self.bs]]
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        """The draws of an epoch: training tiles as the sampling has it, pseudo-labelled ones by weight, mixed."""
+        n_tiles, n_pseudo = self.dataset.n_tiles, self.dataset.n_pseudo
+        own = np.zeros(0, np.int64)
+        if self.stage.pseudo != "only":
+            own = SAMPLINGS[self.sampling](self.dataset.masks[:n_tiles], rng)
+            own = own % n_tiles + own // n_tiles * self.n
+        if self._count == len(own):
+            return own
+        labelled = by_weight(self.dataset.weights, self._count - len(own), rng)
+        labelled = n_tiles + labelled % n_pseudo + labelled // n_pseudo * self.n
+        return rng.permutation(np.concatenate([own, labelled]))
 
     def __len__(self) -> int:
         if not self.shuffle:
@@ -118,6 +172,8 @@ class TileLoader(TfmdDL):
 
     def create_batch(self, items: list) -> tuple[Tensor, ...]:
         images, *depths, masks = (np.stack(part) for part in zip(*items, strict=True))
+        if self.dataset.full > 1:
+            masks = masks.astype(np.float32) / self.dataset.full
         return TensorImage(images[:, None]), *map(from_numpy, depths), TensorMask(masks)
 
     def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple[Any, Any, Any]:
@@ -145,19 +201,21 @@ def make_loaders(
     num_workers: int | None = None,
     depth: np.ndarray | None = None,
     sampling: str = "uniform",
+    labels: Labels | None = None,
 ) -> DataLoaders:
     """Training and validation loaders of one fold.
 
     images (N, H, W) uint8, masks (N, H, W) bool, is_valid (N,) bool, depth (N,) float32 for a net that sees depths.
     sampling: "uniform", or "coverage" for each class of coverage equally often. Validation keeps the tiles' order.
+    labels: pseudo-labelled tiles for stages that draw such.
     Raises InputError for unknown names.
     """
     if sampling not in SAMPLINGS:
         raise InputError(f"unknown sampling {sampling!r}; there are: {', '.join(SAMPLINGS)}")
     num_workers = workers(device) if num_workers is None else num_workers
     train, valid = (
-        TileDataset(images[part], masks[part], augmenter, None if depth is None else depth[part])
-        for part, augmenter in ((~is_valid, Augmenter(augment, seed)), (is_valid, None))
+        TileDataset(images[part], masks[part], augmenter, None if depth is None else depth[part], extra)
+        for part, augmenter, extra in ((~is_valid, Augmenter(augment, seed), labels), (is_valid, None, None))
     )
     pin = device != "cpu"
     return DataLoaders(

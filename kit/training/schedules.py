@@ -138,12 +138,24 @@ class Epoch:
         return self.first_step + self.steps == self.cycle_steps
 
 
-def plan(recipe: Recipe, n_tiles: int) -> list[Epoch]:
-    """The epochs of a recipe on `n_tiles` training tiles; the last one of a cycle may be shorter than a full pass."""
+def tiles_drawn(stage: Stage, n_tiles: int, n_pseudo: int) -> int:
+    """How many tiles an epoch of the stage draws, of so many training tiles and pseudo-labelled ones."""
+    if stage.pseudo == "only":
+        return n_pseudo
+    return n_tiles + (round(stage.pseudo_weight * n_tiles) if stage.pseudo == "mix" and n_pseudo else 0)
+
+
+def plan(recipe: Recipe, n_tiles: int, n_pseudo: int = 0) -> list[Epoch]:
+    """The epochs of a recipe on `n_tiles` training tiles; the last one of a cycle may be shorter than a full pass.
+
+    A stage that trains on pseudo-labels only has no epochs where there are none.
+    """
     epochs: list[Epoch] = []
     for index, stage in enumerate(recipe.stages):
-        bs = min(stage.bs, n_tiles)
-        full = max(1, n_tiles // bs)
+        drawn = tiles_drawn(stage, n_tiles, n_pseudo)
+        if not drawn:
+            continue
+        full = max(1, drawn // min(stage.bs, drawn))
         total = max(stage.cycles, round(stage.epochs * full))
         for cycle in range(stage.cycles):
             steps = total * (cycle + 1) // stage.cycles - total * cycle // stage.cycles

@@ -6,10 +6,7 @@ stays in a folder, and what is there is not trained again: a second call repeats
 """
 
 import argparse
-import math
 import multiprocessing
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,22 +16,20 @@ import pandas as pd
 from kit import cli
 from kit.data.tiles import Tiles, load
 from kit.errors import InputError
-from kit.runs import Run, read_json, write_json, write_probabilities, write_text
+from kit.runs import read_json, write_json, write_probabilities, write_text
 from kit.scoring.decide import rows_of
 from kit.scoring.metric import average_precision
 from kit.scoring.threshold import bootstrap_interval
 from tests.benchmarks import smp_unet
-
-TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
+from tests.benchmarks.trained import check_minutes, flags, read_ids, run_of, validation
 
 
 def main(args: argparse.Namespace) -> None:
     """`scripts/benchmark.py --peer`. Raises InputError."""
-    if not 0 < args.minutes < math.inf:
-        raise InputError(f"--minutes must be above 0 and finite, not {args.minutes:g}")
+    minutes = check_minutes(args.minutes, default=15)
     data = cli.data_dir(args.data)
-    folder = Path(args.out or f"runs/peer-{args.minutes:g}m-fold{args.fold}-seed{args.seed}")
-    print(compare(load(data), data, args.recipe, args.minutes, args.fold, args.seed, folder))
+    folder = Path(args.out or f"runs/peer-{minutes:g}m-fold{args.fold}-seed{args.seed}")
+    print(compare(load(data), data, args.recipe or "cpu", minutes, args.fold, args.seed, folder))
     print(f"written: {folder}")
 
 
@@ -44,15 +39,13 @@ def compare(tiles: Tiles, data: Path, recipe: str, minutes: float, fold: int, se
     Written are folder/runs/RECIPE, an ordinary run, and folder/peer.npy, peer_ids.csv, peer.json.
     Raises InputError for what train.py refuses, and for a peer in the folder that had other tiles.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    run = _kit(data, recipe, minutes, fold, seed, folder)
-    table = _ids(run / "folds.csv")
-    _peer(tiles, table, minutes, fold, seed, folder)
-    ids = _ids(run.fold(fold) / "valid_ids.csv")["id"]
-    if not ids.equals(_ids(folder / "peer_ids.csv")["id"]):
+    chosen = flags(recipe, data, minutes, fold, seed)
+    run = run_of(folder, Path(recipe).stem, fold, [*chosen, "--no-pretrained"])
+    _peer(tiles, read_ids(run / "folds.csv"), minutes, fold, seed, folder)
+    if not read_ids(run.fold(fold) / "valid_ids.csv")["id"].equals(read_ids(folder / "peer_ids.csv")["id"]):
         raise InputError(f"the peer in {folder} was trained on another fold than the recipe: choose another --out")
-    masks = tiles.masks[rows_of(tiles.train_ids, ids, str(run.fold(fold) / "valid_ids.csv"))]
-    own, peer = np.load(run.fold(fold) / "valid.npy"), np.load(folder / "peer.npy")
+    own, masks = validation(run, tiles, fold)
+    peer = np.load(folder / "peer.npy")
     costs = read_json(run / "scores.json")["folds"][str(fold)], read_json(folder / "peer.json")
     scores = [average_precision(prob > 0.5, masks) for prob in (own, peer)]
     rows = [
@@ -71,23 +64,6 @@ def gap(own: np.ndarray, peer: np.ndarray) -> str:
     )
 
 
-def _kit(data: Path, recipe: str, minutes: float, fold: int, seed: int, folder: Path) -> Run:
-    """The run of the recipe, trained as a user does it, or gone on with."""
-    run = Run(folder / "runs" / Path(recipe).stem)
-    if fold in run.finished_folds():
-        return run
-    if (run / "recipe.toml").exists():
-        flags = ["--resume"]
-    else:
-        recipe = str(Path(recipe).resolve()) if recipe.endswith(".toml") else recipe
-        flags = ["--recipe", recipe, "--no-pretrained", "--data", str(data.resolve()), "--fold", str(fold)]
-        flags += ["--seed", str(seed), "--time-budget", f"{60 * minutes:g}s"]
-    command = [sys.executable, str(TRAIN), "--run", run.name, *flags]
-    if subprocess.run(command, cwd=folder, check=False).returncode:
-        raise InputError(f"scripts/train.py did not finish {run.path}, its reason stands above")
-    return run
-
-
 def _peer(tiles: Tiles, table: pd.DataFrame, minutes: float, fold: int, seed: int, folder: Path) -> None:
     """The peer's files, made on the kit's own folds (id, fold) unless they are there."""
     if (folder / "peer.json").exists():
@@ -103,7 +79,3 @@ def _peer(tiles: Tiles, table: pd.DataFrame, minutes: float, fold: int, seed: in
         folder / "peer.json",
         {"minutes": minutes, "seed": seed, "seconds": trained.seconds, "tiles_per_second": trained.rate},
     )
-
-
-def _ids(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False)

@@ -1,13 +1,19 @@
 """Two ways of one job in turn, so that a change of the machine's speed meets both; medians of the rounds."""
 
+import contextlib
 import importlib
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from kit.data import demo, tiles
+from kit.runs import cpus
+
+PACKAGES = ("torch", "fastai", "timm", "albumentations", "numpy", "segmentation-models-pytorch")
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,22 @@ def table(folder: Path, groups: Iterable[str]) -> None:
     for group in groups:
         for row in importlib.import_module(f"tests.benchmarks.{group}").rows(loaded, folder):
             print(row, flush=True)
+
+
+def hardware() -> str:
+    """The processor's name as Linux knows it, its cores, and the GPU's name where there is one."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = f" with {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (names[0] if names else platform.processor()) + f", {cpus()} cores" + gpu
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> str:
+    """Those of the packages that are installed: a peer is needed only beside it."""
+    found = []
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return ", ".join(found)

@@ -9,7 +9,7 @@ from torch import nn
 from kit.data import demo, tiles
 from kit.errors import InputError
 from kit.scoring.metric import mean_average_precision
-from tests.benchmarks import peer, smp_unet
+from tests.benchmarks import peer, smp_unet, trained
 from tests.small import TINY, easy_tiles
 
 
@@ -67,7 +67,7 @@ def test_a_comparison_is_repeated_without_training(tmp_path, monkeypatch):
     assert f"| segmentation_models.pytorch | {mean_average_precision(prob > 0.5, masks):.4f} |" in table
     assert "| tiny |" in table
     monkeypatch.setattr(peer, "ProcessPoolExecutor", None)
-    monkeypatch.setattr(peer, "subprocess", None)
+    monkeypatch.setattr(trained, "subprocess", None)
     assert peer.compare(*arguments) == table
     (tmp_path / "out" / "peer_ids.csv").write_text("id\nother\n")
     with pytest.raises(InputError, match="another fold"):

@@ -6,6 +6,7 @@ The peer is what a fastai user writes: unet_learner on PNG files through a DataB
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from tests.benchmarks.side import Row, in_turn, median_seconds
 
 BS, STEPS, ROUNDS = 16, 3, 5
 
-peer_job: Callable[[], None]
+peer_job: Callable[[], object]
 
 
 def rows(tiles: Tiles, folder: Path) -> Iterator[Row]:
@@ -57,24 +58,23 @@ def rows(tiles: Tiles, folder: Path) -> Iterator[Row]:
     yield Row("share of a step that the loaders cost", f"{100 * loading / (own / STEPS):.2f} %", rounds=ROUNDS)
 
 
-def steps(learn: Learner) -> Callable[[], None]:
-    """A job of STEPS training steps with the learner's own loss, optimiser and loader."""
+def steps(learn: Learner) -> Callable[[], object]:
+    """A job of STEPS training steps."""
+    running = training_steps(learn)
+    return lambda: list(islice(running, STEPS))
+
+
+def training_steps(learn: Learner) -> Iterator[int]:
+    """Trains a step at each turn, without end, with the learner's own loss, optimiser and loader; its tiles."""
     learn.create_opt()
     learn.model.train()
-
-    def job() -> None:
-        for number, batch in enumerate(learn.dls.train):
-            if number == STEPS:
-                break
-            x, y = batch
-            loss = learn.loss_func(learn.model(x), y)
-            loss.backward()
-            learn.opt.step()
-            learn.opt.zero_grad()
+    for *x, y in chain.from_iterable(repeat(learn.dls.train)):
+        learn.loss_func(learn.model(*x), y).backward()
+        learn.opt.step()
+        learn.opt.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-
-    return job
+        yield len(y)
 
 
 def write_pngs(tiles: Tiles, folder: Path) -> None:

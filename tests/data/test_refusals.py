@@ -82,6 +82,7 @@ REFUSED: dict[str, tuple[Files, tuple[str, ...]]] = {
     ),
     "depth not a number": (edit("depths.csv", "1e5,", "1e5,deep"), ("depths.csv line 4 (id 1e5)", "'deep", "correct")),
     "depth infinite": (edit("depths.csv", "1e5,", "1e5,inf\nx,"), ("depths.csv line 4 (id 1e5)", "'inf'", "correct")),
+    "depth beyond float32": (edit("depths.csv", "1e5,", "1e5,1e300\nx,"), ("line 4 (id 1e5)", "'1e300'", "correct")),
     "depth nan": (
         edit("depths.csv", "1e5,", "1e5,nan\nx,"),
         ("depths.csv line 4 (id 1e5)", "'nan'", "blank if unknown"),
@@ -100,7 +101,7 @@ REFUSED: dict[str, tuple[Files, tuple[str, ...]]] = {
     "no header": ({"train.csv": b""}, ("train.csv line 1", "none", "id,rle_mask")),
     "short row": (edit("train.csv", "1e5,", "1e5\nx,"), ("train.csv line 4 (id 1e5)", "1 values under 2 columns")),
     "not UTF-8": ({"train.csv": "id,rle_mask".encode("utf-16")}, ("train.csv", "UTF-8")),
-    "open quote": (edit("depths.csv", "1e5,", '"1e5,'), ("depths.csv", "no CSV", "download")),
+    "open quote": (edit("depths.csv", "1e5,", '"1e5,'), ("depths.csv line", "no CSV", "download")),
 }
 
 

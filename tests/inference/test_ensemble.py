@@ -12,8 +12,7 @@ from kit.errors import InputError
 from kit.inference.ensemble import combine, open_run
 from kit.inference.predict import predict
 from kit.runs import Run, write_json, write_probabilities, write_text
-from kit.scoring.decide import decision_of, tune_run
-from kit.scoring.decide import test_masks as masks_of_test
+from kit.scoring.decide import decision_of, masks_of_test, tune_run
 from kit.scoring.metric import mean_average_precision
 from kit.scoring.threshold import Decision
 from tests.small import easy_tiles

@@ -20,7 +20,7 @@ from kit.inference.images import predict_images, read_folder
 from kit.inference.predict import average, predict
 from kit.leaderboard import submission
 from kit.runs import Run, read_json, write_json, write_probabilities, write_text
-from kit.scoring.decide import test_masks as masks_of_test
+from kit.scoring.decide import masks_of_test
 from kit.training import fold as folding
 from kit.training import learner
 from tests.small import easy_tiles, tiny_recipe
@@ -58,6 +58,7 @@ def test_predictions_go_on_with_the_next_fold_and_are_remade_when_stale(run, cap
     first = np.load(run / "test.npy")
     assert first.shape == (9, 101, 101)
     assert first.dtype == np.float16
+    assert not list(run.path.rglob("*empty*"))  # the net has no head for it
 
     def made() -> list[str]:
         capsys.readouterr()
@@ -104,7 +105,10 @@ def by_hand(run: Run, files: list[Path], weights: list[float]) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", ["last", "averaged", "snapshots"])
 def test_the_weights_asked_for_are_those_that_predict(run, weights, monkeypatch):
-    monkeypatch.setattr(predicting, "NETS_CHUNK", 4)  # three chunks, each with every net
+    monkeypatch.setattr(predicting, "CHUNK", 4)  # three chunks, each with every net
+    read = []
+    load = folding.checkpoint.load_weights
+    monkeypatch.setattr(folding.checkpoint, "load_weights", lambda path, net: (read.append(path), load(path, net)))
     predict(run, tiny_recipe(*SETTINGS), TILES, weights=weights)
     folds = []
     for fold in (0, 1):
@@ -112,6 +116,7 @@ def test_the_weights_asked_for_are_those_that_predict(run, weights, monkeypatch)
         shares = 1.25 ** np.arange(len(files))  # the newest counts most, each older one 0.8 of the next
         folds.append(by_hand(run, files, list(shares / shares.sum()) if weights == "snapshots" else [1.0]))
     assert len(files) == (2 if weights == "snapshots" else 1)
+    assert len(read) == (2 * 3 * 2 if weights == "snapshots" else 2)  # one alone is read once for all chunks
     np.testing.assert_allclose(np.load(run / "test.npy"), np.mean(folds, 0), atol=2e-3)
 
 

@@ -119,6 +119,21 @@ def test_conv_is_the_formula_and_keeps_the_side(kernel, dilation):
     agree(block, expected, x)
 
 
+@pytest.mark.parametrize("activation", ["relu", "elu"])
+def test_a_residual_conv_is_a_convolution_and_two_units_of_the_papers_formula(activation):
+    block, x, act = randomised(blocks.residual_conv(3, 4, activation)), maps(2, 3, 7, 6), FORMULAS[activation]
+    first, *units = block
+    expected = []
+    for image in array(x):
+        image = convolved(image, first)
+        for unit in units:
+            norm1, _, conv1, norm2, _, conv2 = unit.parts
+            image = image + convolved(act(normed(convolved(act(normed(image, norm1)), conv1), norm2)), conv2)
+        expected.append(image)
+    assert len(units) == 2
+    agree(block, expected, x)
+
+
 @pytest.mark.parametrize("channels", [16, 24, 64])
 def test_scse_agrees_with_segmentation_models_pytorch(channels):
     smp = pytest.importorskip("segmentation_models_pytorch")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.errors import InputError
-from kit.nets import classic
+from kit.nets import blocks, classic
 from kit.nets.heads import Outputs
 from kit.recipe import Salt
 
@@ -123,7 +123,7 @@ def test_the_small_pspnet_is_the_8_megabytes_of_its_source_less_guided_upsamplin
 )
 def test_the_sides_of_the_maps_are_those_of_the_source(size, sides):
     net = build("capstone-resunet", size=size)
-    seen = watch(net, classic.Residual, lambda part, x, output: output.shape[-1])
+    seen = watch(net, blocks.Residual, lambda part, x, output: output.shape[-1])
     net(image(size))
     assert seen == [side for side in sides for _ in range(2)]  # two units at each scale
 
@@ -184,6 +184,7 @@ def test_the_auxiliary_head_speaks_in_training_only():
         ("capstone-unt", {}, "capstone-unet"),
         ("plain-unet", {"scse": "both"}, "plain-unet has no salt.scse"),
         ("plain-unet", {"deep": 0.5}, "plain-unet has no salt.deep"),
+        ("psp-small", {"deep": 0.5, "deep_nonempty": True}, "psp-small has no salt.deep_nonempty"),
         ("psp-small", {"width": 6}, "multiple of 4"),
         ("capstone-unet", {"width": 0}, "above 0"),
         ("capstone-unet", {"dropout": 1.0}, "salt.dropout"),

@@ -74,7 +74,8 @@ def test_stages_give_the_feature_maps_of_timm_and_of_its_own_loading(name, tmp_p
 
 def test_families_build_with_all_skips_or_are_refused():
     built, refused = [], []
-    for name in FAMILIES:
+    known = [name for name in FAMILIES if timm.is_model(name)]  # the oldest timm lacks the newest families
+    for name in known:
         try:
             encoder = encoders.build(name, pretrained=False)
         except InputError as error:
@@ -95,7 +96,7 @@ def test_families_build_with_all_skips_or_are_refused():
             with torch.no_grad():
                 x = stage(x)
             assert torch.equal(x, kept), name
-    assert len(FAMILIES) >= 40
+    assert len(known) >= 40
     assert len(built) >= 30, refused
     # the sweep is worth something only where it meets both
     assert len(refused) >= 10

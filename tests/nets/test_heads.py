@@ -54,6 +54,15 @@ def test_a_batch_without_salt_teaches_the_nonempty_head_nothing():
     assert not pred.nonempty.grad.any()
 
 
+@pytest.mark.parametrize("salted", [(True, False, True), (False, False, False)])
+def test_deep_maps_can_learn_from_tiles_with_salt_only(salted):
+    pred, target, plain = Outputs(maps(3), outputs().deep), masks(*salted), mix("symmetric_lovasz_elu")
+    deep = [plain(x[[0, 2]], target[[0, 2]]) for x in pred.deep] if any(salted) else [torch.zeros(())]
+    expected = plain(pred.logits, target) + 0.5 * sum(deep) / len(deep)
+    found = HeadLoss(plain, Salt(deep=0.5, deep_nonempty=True))(pred, target)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_unreduced_it_gives_a_loss_for_each_tile():
     pred, target = outputs(), masks(True, False, True)
     loss = HeadLoss(mix("bce + dice"), WEIGHTS)

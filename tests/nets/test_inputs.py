@@ -188,6 +188,12 @@ def test_channels_that_are_none_are_refused(channels):
         channel_count(channels)
 
 
+@pytest.mark.parametrize("channels", ["grey+grey", "y+grey+depth+y", "grey*y+grey*y"])
+def test_a_channel_that_stands_there_twice_is_refused(channels):
+    with pytest.raises(InputError, match=r"(grey|y|grey\*y) stands there more than once"):
+        channel_count(channels)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

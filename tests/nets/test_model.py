@@ -287,6 +287,7 @@ def test_weights_go_through_a_file_and_come_back(tmp_path):
         ({"encoder": "", "decoder": "plain", "weights": "resnet.pth"}, "plain has no pretrained weights"),
         ({"encoder": "", "decoder": "plain", "stem": "no-pool"}, "no stems"),
         ({"options": Salt(gating=True)}, "salt.gating .* salt.empty above 0"),
+        ({"options": Salt(deep_nonempty=True)}, "salt.deep_nonempty .* salt.deep above 0"),
     ],
 )
 @pytest.mark.usefixtures("plain")

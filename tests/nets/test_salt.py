@@ -18,7 +18,7 @@ from kit.recipe import Salt
 
 pytestmark = pytest.mark.slow
 
-TINY = "test_resnet.r160_in1k"  # 32, 32, 48, 48, 96 channels
+TINY = "test_resnet.r160_in1k"  # 32, 32, 48, 192, 96 channels
 PLAIN = Salt()
 HEADS = Salt(deep=0.1, empty=0.05, nonempty=0.5)
 EVERYTHING = replace(HEADS, scse="both", bam=True, gate=True, hypercolumn=True, dropout=0.2, centre="fpa")
@@ -74,7 +74,7 @@ def test_a_plain_decoder_gives_a_tensor_and_any_head_outputs():
     [
         *(Salt(centre=centre) for centre in blocks.CENTRES),
         *(Salt(scse=where) for where in ("decoder", "encoder", "both")),
-        *(Salt(**{switch: True}) for switch in ("bam", "gate", "hypercolumn")),
+        *(Salt(**{switch: True}) for switch in ("residual", "bam", "gate", "hypercolumn")),
         Salt(upsample="transposed"),
         EVERYTHING,
     ],
@@ -99,16 +99,34 @@ def test_the_activation_is_that_of_all_blocks(activation):
 
 
 def test_attention_stands_where_it_is_wanted():
-    for scse, behind, within in [("none", 0, 0), ("encoder", 5, 0), ("decoder", 0, 4), ("both", 5, 4)]:
-        net = salt(Salt(scse=scse))
-        counts = [sum(isinstance(m, blocks.SCSE) for m in part.modules()) for part in (net.attention, net.blocks)]
-        assert counts == [behind, within]
+    places = {"none": [0, 0], "encoder": [5, 0], "decoder": [0, 4], "both": [5, 4]}
+    wanted = [(Salt(scse=where), blocks.SCSE, counts) for where, counts in places.items()]
+    for options, kind, behind_and_within in [*wanted, (Salt(bam=True), blocks.BAM, [5, 4])]:
+        net = salt(options)
+        counts = [sum(isinstance(m, kind) for m in part.modules()) for part in (net.attention, net.blocks)]
+        assert counts == behind_and_within
 
 
 def test_no_block_is_wider_than_asked_or_than_its_skip():
     assert [block.channels for block in salt(Salt(width=40)).blocks] == [40, 40, 32, 32]
     assert [block.channels for block in salt(Salt(width=16)).blocks] == [16] * 4
     assert [block.channels for block in salt(Salt(width=16), "test_convnext", 128).blocks] == [16, 16, 16, 8]
+    assert [block.channels for block in salt(Salt(width=40, narrow=True)).blocks] == [40, 20, 10, 5]
+    assert [block.channels for block in salt(Salt(width=400, narrow=True)).blocks] == [192, 48, 32, 32]
+    assert [block.channels for block in salt(Salt(width=3, narrow=True)).blocks] == [3, 1, 1, 1]
+
+
+def test_a_residual_block_whose_units_add_nothing_is_a_convolution_and_an_activation():
+    net, seen = salt(Salt(residual=True, activation="elu")).eval(), []
+    convs = net.blocks[0].convs
+    for unit in convs[1:3]:
+        nn.init.zeros_(unit.parts[-1].weight)
+        nn.init.zeros_(unit.parts[-1].bias)
+    convs.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    net(image())
+    ((x, out),) = seen
+    expected = nn.functional.conv2d(x, convs[0].weight, convs[0].bias, padding=1)
+    torch.testing.assert_close(out, nn.functional.elu(expected))
 
 
 def test_every_skip_reaches_the_logits():
@@ -236,7 +254,9 @@ def test_one_step_of_training(name):
     assert not any(torch.equal(end, old) for end, old in zip(ends, before, strict=True))
 
 
-@pytest.mark.parametrize("options", [PLAIN, replace(EVERYTHING, activation="elu", upsample="transposed")])
+@pytest.mark.parametrize(
+    "options", [PLAIN, Salt(residual=True, narrow=True), replace(EVERYTHING, activation="elu", upsample="transposed")]
+)
 def test_it_learns_where_the_bright_half_is_and_which_tiles_have_none(options):
     generator = torch.Generator().manual_seed(3)
     target = torch.zeros(8, 64, 64)

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from kit.report.figures import save, score_against_threshold
+from kit.report.figures import save, score_against_speed, score_against_threshold
 from kit.scoring.threshold import Decision, Tuning
 
 THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
@@ -82,3 +83,32 @@ def test_it_is_written_whole_as_the_kind_of_picture_its_name_says(tmp_path):
         assert picture.format == "PNG"
         assert picture.size == (960, 648)
     assert [path.name for path in tmp_path.iterdir()] == ["decision.png"]
+
+
+ENCODERS = pd.DataFrame(
+    {
+        "encoder": ["resnet18", "seresnext50_32x4d", "a", "b", "c", "d", "e"],
+        "score": [0.70, 0.68, 0.66, 0.64, 0.62, 0.60, 0.58],
+        "score_low": 0.5,
+        "score_high": 0.75,
+        "tiles_per_second": [50.0, 6.0, 7.0, 8.0, 9.0, 20.0, 21.0],
+        "parameters": [12_300_000, 27_400_000, 1, 1, 1, 1, 1],
+    }
+)
+
+
+def test_each_encoder_stands_at_its_speed_and_score_with_its_interval():
+    figure = score_against_speed(ENCODERS, "10 minutes each")
+    (axes,) = figure.axes
+    drawn = [bar.lines[0].get_xydata()[0].tolist() for bar in axes.containers]
+    assert drawn == ENCODERS[["tiles_per_second", "score"]].to_numpy().tolist()
+    for bar in axes.containers:
+        (interval,) = bar.lines[2][0].get_segments()
+        assert interval[:, 1].tolist() == pytest.approx([0.5, 0.75])
+    assert legend(figure).startswith("resnet18, 12.3 M parameters | seresnext50_32x4d, 27.4 M parameters | a, ")
+    assert axes.get_title(loc="left") == "10 minutes each"
+
+
+def test_encoders_are_told_apart_without_colour():
+    (axes,) = score_against_speed(ENCODERS[:6], "").axes
+    assert len({bar.lines[0].get_marker() for bar in axes.containers}) == 6

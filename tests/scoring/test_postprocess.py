@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from kit.scoring.postprocess import CHUNK, component_areas, empty_constant, remove_small_components
+from kit.scoring.postprocess import (
+    CHUNK,
+    component_areas,
+    empty_constant,
+    empty_full,
+    fill_small_holes,
+    hole_areas,
+    remove_small_components,
+)
 
 
 def flood_areas(mask: np.ndarray) -> np.ndarray:
@@ -57,6 +65,41 @@ def test_diagonal_neighbours_are_two_components():
     mask = np.eye(4, dtype=bool)[None]
     assert component_areas(mask).max() == 1
     assert not remove_small_components(mask, 2).any()
+
+
+def flood_holes(mask: np.ndarray) -> np.ndarray:
+    """Size of each background pixel's component where that stays away from the edge, by flood fill."""
+    areas = flood_areas(~mask)
+    edge = np.ones_like(mask)
+    edge[1:-1, 1:-1] = False
+    for start in zip(*np.nonzero(edge & ~mask), strict=True):
+        if not areas[start]:
+            continue
+        frontier = [start]
+        while frontier:
+            row, col = frontier.pop()
+            inside = 0 <= row < mask.shape[0] and 0 <= col < mask.shape[1]
+            if inside and areas[row, col]:
+                areas[row, col] = 0
+                frontier += [(row + 1, col), (row - 1, col), (row, col + 1), (row, col - 1)]
+    return areas
+
+
+def test_holes_are_what_a_flood_from_the_edge_does_not_reach(masks):
+    np.testing.assert_array_equal(hole_areas(masks), [flood_holes(mask) for mask in masks])
+
+
+@pytest.mark.parametrize("min_pixels", [2, 5, 10_000])
+def test_holes_below_the_bound_are_filled_and_no_others(masks, min_pixels):
+    before, holes = masks.copy(), np.array([flood_holes(mask) for mask in masks])
+    np.testing.assert_array_equal(fill_small_holes(masks, min_pixels), masks | ((holes > 0) & (holes < min_pixels)))
+    np.testing.assert_array_equal(masks, before)
+
+
+def test_full_masks_and_only_those_are_emptied(masks):
+    emptied = empty_full(masks)
+    assert not emptied[4:6].any()
+    np.testing.assert_array_equal(np.delete(emptied, [4, 5], 0), np.delete(masks, [4, 5], 0))
 
 
 def test_constant_tiles_are_emptied_and_the_others_kept(masks):

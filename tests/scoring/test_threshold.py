@@ -1,13 +1,12 @@
 """The threshold search on predictions whose right answer is known, and its statistics against formulas."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
 from kit.errors import InputError
-from kit.scoring.threshold import SIZES, THRESHOLDS, Decision, tune
+from kit.scoring.decision import SIZES, Decision
+from kit.scoring.threshold import THRESHOLDS, tune
 
 SIDE = 32
 
@@ -187,61 +186,6 @@ def test_too_few_tiles_are_refused():
     prob, true = predictions(4, 0.5)
     with pytest.raises(InputError, match="4 tiles are too few"):
         tune(prob, true, np.arange(4))
-
-
-class TestDecision:
-    def test_default_is_one_half_and_every_component(self):
-        prob, _ = predictions(10, 0.5)
-        assert not Decision().accepted
-        np.testing.assert_array_equal(Decision().masks(prob), prob > 0.5)
-
-    @pytest.mark.parametrize("threshold", THRESHOLDS)
-    def test_float16_on_the_threshold_is_judged_as_the_number_it_is(self, threshold):
-        nearest = np.float16(threshold)
-        prob = np.array([np.nextafter(nearest, np.float16(0)), nearest, np.nextafter(nearest, np.float16(1))])
-        expected = [float(value) > float(threshold) for value in prob]
-        assert prob.dtype == np.float16
-        assert Decision(float(threshold)).masks(prob.reshape(1, 1, 3)).ravel().tolist() == expected
-
-    def test_a_rule_that_cannot_be_applied_is_an_error(self):
-        with pytest.raises(ValueError, match="which tiles are constant"):
-            Decision(rules=("constant-empty",)).masks(np.zeros((1, 4, 4)))
-
-    def test_says_itself_in_words(self):
-        accepted = Decision(0.36, 20, (), 0.8, 0.79, 0.004, 0.016, True)
-        numbers = "nested score 0.8000 against 0.7900 at 0.50, gain +0.0040 to +0.0160 (95 %)"
-        assert accepted.in_words() == f"Threshold 0.36, components under 20 pixels removed\n{numbers}"
-        assert Decision().in_words() == "Threshold 0.50"
-        refused = Decision(score=0.79, baseline=0.79, gain_low=-0.001, gain_high=0.001).in_words()
-        assert refused.startswith("Threshold stays at 0.50: no gain is shown\nnested score 0.7900")
-
-    def test_comes_back_from_its_file(self, tmp_path):
-        decision = Decision(0.36, 20, ("constant-empty",), 0.8, 0.79, 0.004, 0.016, True)
-        for written in (decision, Decision(), tune(*predictions(20, 0.35), np.arange(20) % 5).decision):
-            written.to_json(tmp_path / "decision.json")
-            assert Decision.from_json(tmp_path / "decision.json") == written
-        assert [path.name for path in tmp_path.iterdir()] == ["decision.json"]
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "{",
-            "[]",
-            "{}",
-            json.dumps({"threshold": 0.4}),
-            json.dumps({**vars(Decision()), "threshold": 1.5}),
-            json.dumps({**vars(Decision()), "threshold": "0.4"}),
-            json.dumps({**vars(Decision()), "min_component": -1}),
-            json.dumps({**vars(Decision()), "rules": None}),
-            json.dumps({**vars(Decision()), "rules": ["fill-holes"]}),
-            json.dumps({**vars(Decision()), "more": 1}),
-        ],
-    )
-    def test_a_spoilt_file_is_refused_in_one_line_that_names_it(self, tmp_path, text):
-        (tmp_path / "decision.json").write_text(text)
-        with pytest.raises(InputError, match=r"decision\.json") as error:
-            Decision.from_json(tmp_path / "decision.json")
-        assert "\n" not in str(error.value)
 
 
 def test_the_grids_hold_the_default():

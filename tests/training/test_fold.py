@@ -10,7 +10,7 @@ from fastai.callback.core import Callback
 from safetensors.torch import load_file
 
 from kit.errors import InputError
-from kit.nets.tta import probabilities
+from kit.nets.tta import predictions
 from kit.runs import Run, read_json
 from kit.scoring.metric import average_precision
 from kit.training import checkpoint, fold, learner
@@ -90,6 +90,28 @@ def test_without_cycles_they_are_the_last_best_epochs(tmp_path):
     assert_snapshots(Run(tmp_path / "run"), [1, 3, 5], seen)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "reason"),
+    [("constant", "none of its epochs had a new best score"), ("cosine", "it ended within its first cycle")],
+)
+def test_a_fold_whose_last_stage_kept_no_snapshots_says_why(tmp_path, capsys, schedule, reason):
+    """The very first epoch is perfect: none after it is better, and the last stage stops early."""
+
+    class Scores(Callback):
+        order = 55
+
+        def after_epoch(self) -> None:
+            self.learn.final_record[2] = 0.5 if self.learn.dls.train.epoch else 1.0
+
+    stages = tiny_recipe("stages.0.epochs=1", "stages.2.average=false", "stages.2.epochs=4").stages
+    last = replace(stages[2], schedule=schedule, snapshots=2, stop=1)
+    run = train(tmp_path / "run", replace(tiny_recipe(), stages=(stages[0], last)), Scores())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no snapshots" in line]
+    assert line.startswith("fold 0: the last stage kept no snapshots: ")
+    assert reason in line
+    assert not run.weights(0, "snapshots")
+
+
 def test_a_stage_without_snapshots_or_averages_leaves_none(tmp_path):
     stages = tiny_recipe("stages.2.epochs=1", "stages.2.snapshots=1", "stages.2.schedule=poly").stages
     recipe = replace(tiny_recipe(), stages=(stages[2], stages[1]))
@@ -99,6 +121,10 @@ def test_a_stage_without_snapshots_or_averages_leaves_none(tmp_path):
     assert not (run.fold(0) / "averaged.safetensors").exists()
 
 
+def prob_of(*args):
+    return np.concatenate([part.prob for part in predictions(*args)])
+
+
 def test_snapshots_predict_their_weighted_mean(run):
     """The newer of two snapshots counts 1 / 1.8 with weights that fall to 0.8; the fold's tiles are scored on it."""
     table = learner.make_folds(CYCLES, TILES)
@@ -106,13 +132,13 @@ def test_snapshots_predict_their_weighted_mean(run):
     net, each = learner.make_net(CYCLES), []
     for path in run.weights(0, "snapshots"):
         checkpoint.load_weights(path, net)
-        each.append(np.concatenate(list(probabilities(net, TILES.train_images[rows], "none"))))
+        each.append(prob_of(net, TILES.train_images[rows], "none"))
     expected = (0.8 * each[0] + each[1]) / 1.8
     score = average_precision(expected > 0.5, TILES.masks[rows]).mean()
     assert read_json(run / "scores.json")["folds"]["0"]["candidates"]["snapshots"] == pytest.approx(score, abs=1e-5)
     mean, nets = 0, set()
     for weight, loaded in load_nets(run, CYCLES, 0, "snapshots")():
-        mean = mean + weight * np.concatenate(list(probabilities(loaded, TILES.train_images[rows], "none")))
+        mean = mean + weight * prob_of(loaded, TILES.train_images[rows], "none")
         nets.add(id(loaded))
     np.testing.assert_allclose(mean, expected, atol=1e-6)
     assert len(nets) == 1  # one net in memory, whatever their number
@@ -125,7 +151,7 @@ def test_chosen_snapshots_make_the_folds_own_predictions(tmp_path, monkeypatch):
     net, each = learner.make_net(CYCLES), []
     for path in run.weights(0, "snapshots"):
         checkpoint.load_weights(path, net)
-        each.append(np.concatenate(list(probabilities(net, TILES.train_images[rows], "none"))))
+        each.append(prob_of(net, TILES.train_images[rows], "none"))
     np.testing.assert_allclose(np.load(run / "oof.npy").astype(np.float32), np.mean(each, 0), atol=1e-3)
     assert run.finished_folds() == [0]
     assert sum(1 for _ in load_nets(run, CYCLES, 0)()) == 2
@@ -162,5 +188,5 @@ def test_heads_and_depth_are_trained_and_predicted(tmp_path):
     ((_, net),) = load_nets(run, recipe, 0)()
     rows = np.flatnonzero(learner.make_folds(recipe, TILES)["fold"] == 0)
     depth = TILES.relative_depth("train")[rows]
-    prob = np.concatenate(list(probabilities(net, TILES.train_images[rows], "hflip", depth)))
+    prob = prob_of(net, TILES.train_images[rows], "hflip", depth)
     np.testing.assert_allclose(np.load(run / "oof.npy").astype(np.float32), prob, atol=1e-3)

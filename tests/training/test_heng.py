@@ -1,10 +1,10 @@
-"""Heng's augmentation against its formulas: how often what is done, how far, and to which side."""
+"""Heng's augmentation, and what others made of it, against formulas: how often what is done, and how far."""
 
 import albumentations as A
 import numpy as np
 import pytest
 
-from kit.training.augment import Augmenter, Cutout, Elastic, heng
+from kit.training.augment import Augmenter, Cutout, Elastic, bes, heng
 
 N = 1200
 LEVELS = np.array([40, 80, 120, 160, 200])
@@ -171,8 +171,22 @@ def test_no_hole_hides_more_than_half_of_the_salt(side):
     assert len(cut) > 100
 
 
-def test_cutout_is_a_hole_and_then_heng():
-    names = {
-        name: [type(part).__name__ for part in Augmenter(name, 0).pipeline.transforms] for name in ("heng", "cutout")
-    }
-    assert names["cutout"] == ["Cutout", *names["heng"]]
+def test_cutout_is_a_hole_and_then_heng_with_elastic():
+    kinds = {name: Augmenter(name, 0).pipeline.transforms for name in ("elastic", "cutout")}
+    names = {name: [type(part).__name__ for part in parts] for name, parts in kinds.items()}
+    assert names["cutout"] == ["Cutout", *names["elastic"]]
+    assert isinstance(kinds["cutout"][2].transforms[-1], Elastic)
+
+
+def test_bes_scales_and_shifts_seven_tiles_in_ten():
+    # scaled down, the middle that the fit looks at stays free of what the border reflects
+    fits = [affine(source) for source in sources(bes()[3:], N)]
+    clean = [matrix for matrix, error in fits if error < 0.6]
+    assert close(shares([kind_of_affine(matrix) == "none" for matrix, _ in fits]), {True: 0.3, False: 0.7})
+    moved = np.array([matrix for matrix in clean if kind_of_affine(matrix) == "crop"])
+    np.testing.assert_allclose(moved[:, 0, 0], moved[:, 1, 1], atol=0.02)  # both sides alike
+    assert abs(moved[:, [0, 1], [1, 0]]).max() < 0.02  # no rotation, no shear
+    scale = 1 / moved[:, 0, 0]
+    assert 1.5 < scale.max() < 1.62
+    shift = -moved[:, :, 2] * scale[:, None] / 101
+    assert 0.14 < abs(shift).max() < 0.17

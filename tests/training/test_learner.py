@@ -37,6 +37,19 @@ def train(path, recipe, folds=(0,), callback=None):
     return run
 
 
+def test_constant_tiles_can_be_left_out_of_training_but_not_of_validation():
+    images = TILES.train_images.copy()
+    for i in range(0, 32, 3):
+        images[i] = i
+    tiles, recipe = replace(TILES, train_images=images), tiny_recipe("data.drop_constant=true")
+    fold = learner.make_folds(recipe, tiles)["fold"].to_numpy()
+    constant = np.arange(32) % 3 == 0
+    data = learner.make_learner(recipe, tiles, 1).dls
+    np.testing.assert_array_equal(data.valid.dataset.images, images[fold == 1])
+    np.testing.assert_array_equal(data.train.dataset.images, images[(fold != 1) & ~constant])
+    np.testing.assert_array_equal(data.train.dataset.masks, TILES.masks[(fold != 1) & ~constant])
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_fastais_own_methods_work_on_it(tmp_path):
     learn = learner.make_learner(tiny_recipe(), TILES, 0)

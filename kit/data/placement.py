@@ -1,0 +1,41 @@
+"""Where each tile lies in its mosaic: mosaic.csv."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from kit.data import cache
+from kit.errors import InputError
+
+COLUMNS = ["id", "mosaic", "row", "col"]
+_TYPES = {"id": str, "mosaic": int, "row": int, "col": int}
+
+
+def paths(data: Path) -> list[Path]:
+    """The files that may hold the table of the data folder `data`, best first; they need not exist."""
+    return [folder / "mosaic.csv" for folder in cache.places(data)]
+
+
+def read(data: Path) -> pd.DataFrame | None:
+    """The table of a data folder: id text, mosaic, row (growing downward) and col whole numbers; None without one.
+
+    Raises InputError where it is damaged.
+    """
+    for path in paths(data):
+        if path.exists():
+            try:
+                table = pd.read_csv(path, dtype=_TYPES, keep_default_na=False)
+                sound = not table[COLUMNS]["id"].duplicated().any()
+            except (ValueError, KeyError, OSError) as error:
+                raise InputError(f"{path} is damaged ({error}): mend or delete it") from None
+            if not sound:
+                raise InputError(f"{path} places a tile twice: mend or delete it")
+            return table
+    return None
+
+
+def digest(placement: pd.DataFrame) -> str:
+    """A hash of where the tiles lie, whatever the order of the rows."""
+    text = placement[COLUMNS].sort_values("id").to_csv(index=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
