@@ -21,9 +21,9 @@ def main() -> None:
     add("runs", nargs="+", metavar="RUN", help="a name under runs/, a path, or latest; the first one keeps the labels")
     add("--fold", default="all", metavar="K", help="0, or 0,2, or all the folds that every RUN has, "
         "or none = labels by every fold, for a training on every tile (default: all)")  # fmt: skip
-    add("--confidence", type=float, default=0.8, metavar="C",
+    add("--confidence", type=float, default=0.9, metavar="C",
         help="label tiles of at least this confidence: the share of pixels below 0.2 or above 0.8, "
-        "times the agreement of the models (default: 0.8)")  # fmt: skip
+        "times the agreement of the models (default: 0.9)")  # fmt: skip
     add("--most", type=int, metavar="N", help="label at most N tiles a fold, each class of coverage at most in "
         "its share of the training tiles (default: as many as the fold trains on)")  # fmt: skip
     add("--soft", action="store_true", help="probabilities for labels, for losses that read them (bce, dice, focal)")

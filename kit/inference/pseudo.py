@@ -24,7 +24,6 @@ from kit.training.command import folds_of
 
 LOW, HIGH, CUT = 0.2, 0.8, 0.5
 CLASSES = 11  # of coverage_class
-SKEW = 2  # a class's share of the labels, against its share of the training tiles
 CHUNK = 256  # tiles in memory at a time
 
 
@@ -32,7 +31,7 @@ CHUNK = 256  # tiles in memory at a time
 class Options:
     """What is labelled, and how. Raises InputError for numbers that cannot be."""
 
-    confidence: float = 0.8  # the least
+    confidence: float = 0.9  # the least
     most: int | None = None  # tiles in all; None = as many as the fold trains on
     soft: bool = False
     flips: bool = False  # each model's mirrored view counts as a model
@@ -102,11 +101,11 @@ def label(members: Sequence[Run], tiles: Tiles, fold: int | None, options: Optio
             f"{eligible.sum()} test tiles have a confidence of {options.confidence:g} in fold {fold}, {why}"
         )
     source = _write(labels.folder(members[0], fold), models, tiles, usable, chosen, confidence, options)
-    by_class = " ".join(map(str, np.bincount(classes[chosen], minlength=CLASSES)))
+    counts = np.bincount(classes[chosen], minlength=CLASSES)
     return (
         f"{labels.folder(members[0], fold)}: {len(chosen):,} of {len(confidence):,} test tiles, {eligible.sum():,} of "
         f"them sure enough, by {len(models)} model{'s' * (len(models) > 1)}\n"
-        f"  by tenths of coverage, 0 to 10: {by_class}\n"
+        f"  by tenths of coverage, 0 to 10: {' '.join(map(str, counts))}\n"
         f"  audit: its models saw {len(source['seen']):,} training tiles, "
         f"none of the {is_valid.sum():,} validation tiles"
     )
@@ -170,24 +169,10 @@ def quotas(classes: np.ndarray, most: int) -> np.ndarray:
 
 
 def choose(confidence: np.ndarray, classes: np.ndarray, eligible: np.ndarray, quota: np.ndarray) -> np.ndarray:
-    """The tiles to label, (n,) rising indices: of each class (N,) the surest eligible ones, as many as `counts` says."""
+    """The tiles to label, (n,) rising indices: of each class (N,) the surest eligible ones, up to its quota (11,)."""
     order = np.argsort(-confidence, kind="stable")
     order = order[eligible[order]]
-    taken = counts(np.bincount(classes[order], minlength=CLASSES), quota)
-    return np.sort(np.concatenate([order[classes[order] == kind][: taken[kind]] for kind in range(CLASSES)]))
-
-
-def counts(available: np.ndarray, quota: np.ndarray) -> np.ndarray:
-    """How many to take of each class, (11,) int: up to its quota, and of all no more than twice its share of the quotas.
-
-    A young net is sure of empty tiles alone; a training on nothing else would forget what salt looks like.
-    """
-    taken = np.minimum(available, quota)
-    while True:
-        bound = np.ceil(SKEW * quota / quota.sum() * taken.sum() - 1e-9).astype(int)
-        if (taken <= bound).all():
-            return taken
-        taken = np.minimum(taken, bound)
+    return np.sort(np.concatenate([order[classes[order] == kind][: quota[kind]] for kind in range(CLASSES)]))
 
 
 def _models(members: Sequence[Run], tiles: Tiles, fold: int | None) -> list[Model]:
