@@ -3,6 +3,7 @@
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -80,4 +81,18 @@ def score_against_speed(table: pd.DataFrame, title: str) -> Figure:
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def restoration(original: np.ndarray, covered: np.ndarray, restored: np.ndarray) -> Figure:
+    """Tiles (n, H, W) uint8 of a pretext run in three rows: as they are, with hidden blocks, restored."""
+    figure = Figure(figsize=(1.6 * len(original) + 0.6, 5.2), layout="constrained")
+    grid = figure.subplots(3, len(original), squeeze=False)
+    rows = {"Held-out tile": original, "Hidden blocks": covered, "Restored": restored}
+    for row, (name, images) in zip(grid, rows.items(), strict=True):
+        row[0].set_ylabel(name, fontsize=11)
+        for axes, image in zip(row, images, strict=True):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axes.set_xticks([])
+            axes.set_yticks([])
     return figure

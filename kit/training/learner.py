@@ -2,9 +2,11 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import fastai.callback.progress
 import fastai.callback.schedule
@@ -12,7 +14,8 @@ import fastai.vision.data  # noqa: F401  these three patch lr_find, fit_one_cycl
 import numpy as np
 import pandas as pd
 import torch
-from fastai.learner import Learner
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner, Metric
 from tqdm import tqdm
 
 from kit.data import folds as folding
@@ -37,6 +40,8 @@ from kit.training.callbacks import (
 from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
 from kit.training.schedules import plan
+
+LossFunction: TypeAlias = Callable[[Any, torch.Tensor], torch.Tensor]  # predictions and targets -> scalar
 
 
 def device() -> str:
@@ -123,16 +128,21 @@ def make_learner(
         sampling=recipe.data.sampling,
         labels=labels,
     )
+    return learner_of(loaders, net, first, _loss(recipe, first), TileScore())
+
+
+def learner_of(loaders: DataLoaders, net: model.TileNet, first: Stage, loss: LossFunction, metric: Metric) -> Learner:
+    """A fastai Learner that stands before its first stage."""
     loaders.train.serve(first)
     settle()
     return Learner(
         loaders,
         net,
-        loss_func=_loss(recipe, first),
+        loss_func=loss,
         opt_func=partial(optimisers.make, stage=first),
         splitter=lambda net: net.parameter_groups(),
         lr=first.lr,
-        metrics=TileScore(),
+        metrics=metric,
         cbs=[LossScaling(device())] if net.precision is torch.float16 else [],
     )
 
@@ -179,13 +189,15 @@ def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
     return [stage.encoder_lr, stage.encoder_lr**0.5, 1.0] if is_pretrained(recipe) else [1.0, 1.0, 1.0]
 
 
-def _begin_stage(learn: Learner, recipe: Recipe, stage: Stage, state: State, saved: dict | None) -> None:
-    """Set the stage's loss and, where it needs others, its optimiser and averages; give back the optimiser's state.
+def _begin_stage(
+    learn: Learner, recipe: Recipe, stage: Stage, state: State, saved: dict | None, loss: LossFunction
+) -> None:
+    """Set the loss and, where the stage needs others, its optimiser and averages; give back the optimiser's state.
 
     Another loss means a new optimiser: Adam remembers a thousand steps of the old gradients' size, and Lovasz after BCE
     would begin with steps several times as long as its learning rate allows.
     """
-    learn.loss_func = _loss(recipe, stage)
+    learn.loss_func = loss
     frozen = stage.freeze and is_pretrained(recipe)
     wanted = f"{stage.optimiser} {stage.weight_decay} {stage.normalise} {stage.loss} {'frozen' if frozen else 'all'}"
     if learn.opt is None or state.optimiser != wanted:
@@ -202,9 +214,17 @@ def _begin_stage(learn: Learner, recipe: Recipe, stage: Stage, state: State, sav
         state.snapshots = []
 
 
-def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard: bool = False) -> State | None:
+def fit(
+    learn: Learner,
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    tensorboard: bool = False,
+    loss: LossFunction | None = None,
+) -> State | None:
     """Train through all stages, keeping best.safetensors, snapshots/, history.csv and resume.pt in `folder`.
 
+    loss: instead of those that the stages name, where the targets are no masks.
     Returns the final state, or None when Ctrl-C or SIGTERM stopped it (resume.pt is saved then).
     Raises InputError when the loss stops being a number.
     """
@@ -228,7 +248,8 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
             ahead = [epoch for epoch in epochs if epoch.stage == number and epoch.number >= state.epoch]
             if not ahead:
                 continue
-            _begin_stage(learn, recipe, stage, state, saved and saved["optimiser_state"])
+            optimiser = saved and saved["optimiser_state"]
+            _begin_stage(learn, recipe, stage, state, optimiser, loss or _loss(recipe, stage))
             saved = None
             conductor = Conductor(recipe, ahead, state, lr_factors(recipe, stage))
             journal = Journal(state, folder, stop, conductor, scaling)
