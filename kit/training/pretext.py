@@ -1,7 +1,7 @@
 """Self-supervised pretraining: a recipe's net learns to restore hidden blocks of tiles, for which it needs no labels.
 
 After Context Encoders (Pathak et al., CVPR 2016, arXiv 1604.07379) and SimMIM (Xie et al., CVPR 2022, arXiv
-2111.09886): the grey levels themselves are the target, and the loss is their absolute error on the hidden pixels alone.
+2111.09886): the grey levels themselves are the target, and the loss is the absolute error on the hidden pixels alone.
 The loop is that of every training (kit.training.learner.fit); only the tiles, the loss and the metric are others.
 """
 
@@ -28,10 +28,11 @@ EXAMPLES = 6
 
 
 class MaskedTiles(TileDataset):
-    """Tiles with hidden blocks and what was there: (H, W) uint8, (depth,) (H, W) float32 grey levels in 0..1.
+    """Tiles with hidden blocks and what is missing: (H, W) uint8, (depth,) (H, W) float32.
 
-    The target is NaN where the tile is visible. Which blocks are hidden is a function of (seed, epoch, draw); an item i
-    without an epoch has always the same ones.
+    The target is the true grey level less the one that stands in its place, both in 0..1, and NaN where the tile is
+    visible: a net begins at the mean of the visible pixels. Which blocks are hidden is a function of (seed, epoch,
+    draw); an item i without an epoch has always the same ones.
     """
 
     def __init__(self, images: np.ndarray, depth: np.ndarray | None, seed: int, augmenter: Augmenter | None = None):
@@ -42,15 +43,16 @@ class MaskedTiles(TileDataset):
         image, *depth, _ = super().__getitem__(item)
         place = item if isinstance(item, tuple) else (item,)
         hidden = masking.hidden_blocks(image.shape, np.random.default_rng((self.seed, *place, 4)))
-        target = np.where(hidden, image / np.float32(255), np.float32(np.nan))
-        return masking.cover(image, hidden), *depth, target
+        covered = masking.cover(image, hidden)
+        missing = (image.astype(np.float32) - covered) / 255
+        return covered, *depth, np.where(hidden, missing, np.float32(np.nan))
 
 
 @per_tile
-def restoration(grey: Tensor, targets: Tensor) -> Tensor:
+def restoration(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute error over the hidden pixels of each tile: those whose target is a number."""
     hidden = ~targets.isnan()
-    errors = (grey - targets.nan_to_num()).abs() * hidden
+    errors = (logits - targets.nan_to_num()).abs() * hidden
     return errors.sum(1) / hidden.sum(1)
 
 
@@ -85,7 +87,7 @@ def trivial_errors(valid: MaskedTiles) -> dict[str, float]:
         covered, *_, target = valid[i]
         hidden = ~np.isnan(target)
         for name, answer in (("mean", covered), ("inpainting", masking.inpaint(covered, hidden))):
-            errors[name].append(np.abs(answer[hidden] / 255 - image[hidden] / 255).mean())
+            errors[name].append(np.abs(answer[hidden] - image[hidden].astype(float)).mean() / 255)
     return {name: float(np.mean(values)) for name, values in errors.items()}
 
 
@@ -179,7 +181,7 @@ def _restored(learn: Learner) -> Restored:
     n = min(EXAMPLES, len(valid))
     *inputs, targets = learn.dls.valid.create_batch([valid[i] for i in range(n)])
     learn.model.eval()
-    grey = learn.model(*(part.to(learn.dls.device) for part in inputs)).cpu().numpy()
+    missing = learn.model(*(part.to(learn.dls.device) for part in inputs)).cpu().numpy()
     covered, hidden = np.asarray(inputs[0])[:, 0], ~np.isnan(np.asarray(targets))
-    levels = np.rint(255 * grey.clip(0, 1)).astype(np.uint8)
+    levels = np.rint(covered + 255 * missing).clip(0, 255).astype(np.uint8)
     return Restored(valid.images[:n], covered, np.where(hidden, levels, covered))
