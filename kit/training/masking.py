@@ -11,7 +11,7 @@ def hidden_blocks(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarra
     """Which pixels of a tile to hide, bool (H, W): random cells of a grid, SHARE of the pixels or up to a cell more.
 
     The grid's cells are squares of one side drawn from SIDES, its corner lies anywhere. After SimMIM (Xie et al., CVPR
-    2022, arXiv 2111.09886, section 3.2), which hides 0.6 in blocks of a seventh of the image's side.
+    2022, arXiv 2111.09886, section 3.2), which hides 0.6 in blocks of 32 of 192 px.
     """
     side = int(rng.integers(SIDES[0], SIDES[1] + 1))
     down, across = ((np.arange(length) + rng.integers(side)) // side for length in shape)

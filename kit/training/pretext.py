@@ -24,6 +24,7 @@ from kit.training.checkpoint import State
 from kit.training.loaders import TileDataset, loaders_of
 
 HELD_OUT = 0.05  # of the tiles tells what was learnt
+FEWEST = 20  # tiles, of which one is held out
 EXAMPLES = 6
 
 
@@ -103,9 +104,9 @@ def make_learner(recipe: Recipe, tiles: Tiles, num_workers: int | None = None) -
     images = np.concatenate([tiles.images(split)[~tiles.constant(split)] for split in splits])
     depth = np.concatenate([tiles.relative_depth(split)[~tiles.constant(split)] for split in splits])
     rows = np.random.default_rng((recipe.seed, 5)).permutation(len(images))[: recipe.limit or None]
-    n_valid = max(1, round(HELD_OUT * len(rows)))
-    if len(rows) < 2:
-        raise InputError(f"{len(rows)} tiles that are not constant are too few to pretrain on: give two or more")
+    n_valid = round(HELD_OUT * len(rows))
+    if len(rows) < FEWEST:
+        raise InputError(f"{len(rows)} tiles that are not constant are too few to pretrain on: give {FEWEST} or more")
     net = learner.make_net(recipe)
     held, shown = (
         MaskedTiles(images[part], depth[part] if net.needs_depth else None, recipe.seed, augmenter)

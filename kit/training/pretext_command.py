@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kit import cli, runs
+from kit import recipe as recipes
 from kit.data import tiles as tile_files
 from kit.errors import InputError
 from kit.recipe import Recipe, Stage
@@ -116,5 +117,7 @@ def _train(run: Run, recipe: Recipe, learn: "Learner", tensorboard: bool) -> "Re
     outcome = command.or_exit(lambda: pretext.train(run, recipe, learn, tensorboard), f"--pretext --run {run.name}")
     print(outcome.in_words())
     print(f"written: {run.path}")
-    print(f"next: python scripts/train.py --weights {run / 'encoder.safetensors'}")
+    name = recipe.name if recipe.name in recipes.names() else f"{recipe.name}.toml"
+    print(f"next: python scripts/train.py --recipe {name} --arch {recipe.net.encoder} "
+          f"--weights {run / 'encoder.safetensors'}")  # fmt: skip
     return outcome.restored

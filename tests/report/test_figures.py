@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from kit.report.figures import save, score_against_speed, score_against_threshold
+from kit.report.figures import restoration, save, score_against_speed, score_against_threshold
 from kit.scoring.threshold import Decision, Tuning
 
 THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
@@ -112,3 +112,13 @@ def test_each_encoder_stands_at_its_speed_and_score_with_its_interval():
 def test_encoders_are_told_apart_without_colour():
     (axes,) = score_against_speed(ENCODERS[:6], "").axes
     assert len({bar.lines[0].get_marker() for bar in axes.containers}) == 6
+
+
+def test_each_tile_stands_above_what_was_made_of_it():
+    rows = np.random.default_rng(0).integers(0, 256, (3, 4, 9, 9), np.uint8)
+    figure = restoration(*rows)
+    for axes, image in zip(figure.axes, rows.reshape(-1, 9, 9), strict=True):
+        (drawn,) = axes.images
+        np.testing.assert_array_equal(drawn.get_array(), image)
+        assert drawn.get_clim() == (0, 255)
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["Held-out tile", "Hidden blocks", "Restored"]
