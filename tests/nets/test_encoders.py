@@ -254,13 +254,12 @@ def test_its_names_in_timm_are_those_of_timms_own_net(name):
     assert not net.load_state_dict(names, strict=False).unexpected_keys
     x = image(size=64)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.eval()(x), last_map(net, x))
+        torch.testing.assert_close(encoder.eval()(x), output_of(net, encoder.links[-1], x))
 
 
-def last_map(net, x):
-    """The output of the last part of timm's net whose maps timm lists."""
+def output_of(net, part, x):
     seen = []
-    net.get_submodule(net.feature_info[-1]["module"]).register_forward_hook(lambda *args: seen.append(args[-1].clone()))
+    net.get_submodule(part).register_forward_hook(lambda *args: seen.append(args[-1].clone()))
     net.forward_features(x)
     return seen[0]
 

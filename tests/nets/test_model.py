@@ -15,6 +15,7 @@ from kit.errors import InputError
 from kit.nets import classic, decoders, model
 from kit.nets.heads import Outputs
 from kit.recipe import Salt
+from kit.training.checkpoint import save_weights
 
 pytestmark = pytest.mark.slow
 
@@ -306,7 +307,7 @@ def test_values_that_cannot_be_are_refused(kwargs, message):
 )
 def test_weights_that_were_pretrained_for_something_else_are_refused(said, asked, words, tmp_path):
     path = tmp_path / "encoder.safetensors"
-    save_file(build().encoder_weights(), path, said)
+    save_weights(path, build().encoder_weights(), said)
     with pytest.raises(InputError, match=words) as caught:
         build(weights=str(path), **asked)
     assert "\n" not in str(caught.value)
@@ -318,7 +319,7 @@ def test_weights_that_say_nothing_else_are_taken(said, tmp_path):
     with torch.no_grad():
         for tensor in net.parameters():
             tensor.add_(1)
-    save_file(net.encoder_weights(), path, said)
+    save_weights(path, net.encoder_weights(), said)
     for decoder in ("dynamic", "salt"):
         again = build(weights=str(path), decoder=decoder).encoder_weights()
         assert all(torch.equal(again[key], tensor) for key, tensor in net.encoder_weights().items())
