@@ -30,4 +30,5 @@ def cover(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
 def inpaint(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """The (H, W) uint8 image with its hidden pixels continued from the border inwards (Telea, 2004, as in OpenCV)."""
-    return cv2.inpaint(image, hidden.view(np.uint8), 3, cv2.INPAINT_TELEA)
+    # covered first: at the border OpenCV looks at hidden pixels too
+    return cv2.inpaint(cover(image, hidden), hidden.view(np.uint8), 3, cv2.INPAINT_TELEA)
