@@ -87,7 +87,7 @@ def trivial_errors(valid: MaskedTiles) -> dict[str, float]:
     for i, image in enumerate(valid.images):
         covered, *_, target = valid[i]
         hidden = ~np.isnan(target)
-        for name, answer in (("mean", covered), ("inpainting", masking.inpaint(covered, hidden))):
+        for name, answer in (("mean", covered), ("inpainting", masking.inpaint(image, hidden))):
             errors[name].append(np.abs(answer[hidden] - image[hidden].astype(float)).mean() / 255)
     return {name: float(np.mean(values)) for name, values in errors.items()}
 
@@ -98,7 +98,7 @@ def make_learner(recipe: Recipe, tiles: Tiles, num_workers: int | None = None) -
     No label is looked at, so validation tiles of any fold may be among them. recipe: as pretext_command.recipe_for
     gives it. Raises InputError for values that cannot be, and where there are too few tiles.
     """
-    (stage,) = recipe.stages
+    stage = recipe.stages[0]
     optimisers.check(stage, "stages.0")
     splits = ("train", "test")
     images = np.concatenate([tiles.images(split)[~tiles.constant(split)] for split in splits])
