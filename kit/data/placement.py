@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kit import runs
 from kit.data import cache
 from kit.errors import InputError
 
@@ -33,6 +34,16 @@ def read(data: Path) -> pd.DataFrame | None:
                 raise InputError(f"{path} places a tile twice: mend or delete it")
             return table
     return None
+
+
+def write(data: Path, table: pd.DataFrame) -> Path:
+    """Keep a table (id, mosaic, row, col, ...) for `read`, in place of an earlier one; returns where it lies.
+
+    Raises InputError where nothing can be written.
+    """
+    path = cache.folder(data) / "mosaic.csv"
+    runs.write_text(path, table.to_csv(index=False, float_format="%.4f"))
+    return path
 
 
 def digest(placement: pd.DataFrame) -> str:
