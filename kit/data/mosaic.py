@@ -18,7 +18,7 @@ def solve(images: np.ndarray) -> pd.DataFrame:
 
     Only tiles with a neighbour are in the table, sorted by mosaic, row and col; mosaic 0 is the largest, and each
     begins at row 0 and col 0. Tiles of one grey value are never placed. confidence, 0 to 1, is that of the weakest
-    seam on the surest way from the tile to the main part of its mosaic.
+    seam on the surest way from the tile to the main part of its mosaic. Raises InputError for images of another kind.
     """
     return assemble(seams.find(images))
 

@@ -31,7 +31,7 @@ def judge(found: pd.DataFrame, mirrored: pd.DataFrame, masks: np.ndarray) -> pd.
     for low, high in pairwise(BOUNDS):
         tier, chance = _within(found, low, high), _within(mirrored, low, high)
         known = tier[tier["agreement"].notna()]
-        mean, error = known["agreement"].mean(), known["agreement"].sem()
+        mean, error = known["agreement"].mean(), float(known["agreement"].sem())  # type: ignore[arg-type]
         expected = known["side"].map(level).mean()
         by_chance = len(known) >= MIN_PAIRS and mean + error < (1 + expected) / 2
         kept = low >= FLOOR and not by_chance
@@ -42,7 +42,7 @@ def judge(found: pd.DataFrame, mirrored: pd.DataFrame, masks: np.ndarray) -> pd.
 
 def kept(found: pd.DataFrame, tiers: pd.DataFrame) -> pd.DataFrame:
     """The seams of the tiers that `judge` kept."""
-    parts = [_within(found, tier.low, tier.high) for tier in tiers[tiers["kept"]].itertuples()]
+    parts = [_within(found, low, high) for low, high in tiers.loc[tiers["kept"], ["low", "high"]].to_numpy()]
     return pd.concat(parts) if parts else found[:0]
 
 

@@ -11,9 +11,12 @@ import pandas as pd
 from scipy.fft import dct
 from scipy.linalg import eigh
 
+from kit.errors import InputError
+
 STEPS = {"right": (0, 1), "below": (1, 0)}  # from a tile to its neighbour, in rows and columns
 LOOP = 0.1  # share of the doubt that a closed 2x2 loop leaves
 RATIO = 0.1  # by itself, of each seam of a loop; of weaker ones a loop may close by chance
+SMALLEST = 16  # pixels a side; smaller tiles have no room for the cuts that teach
 _DEPTH = 4  # pixels from the border inward that tell how a tile goes on
 _SAMPLE = 2000  # tiles to learn from
 _BLOCK = 512  # tiles compared with all others at a time: 45 MB for 22,000
@@ -27,7 +30,13 @@ def find(images: np.ndarray, mirrored: bool = False) -> pd.DataFrame:
     pair with either of them (the ratio test of Lowe, IJCV 60, 2004, 7.1), and each 2x2 loop that closes takes nine
     tenths of its seams' doubt away. Tiles and borders of one grey value match nothing. mirrored: look for the second
     tile among the mirror images, where none can be right; so many seams of a confidence come about by chance.
+    Raises InputError for images of another kind.
     """
+    if images.ndim != 3 or images.dtype != np.uint8 or min(images.shape[1:]) < SMALLEST:
+        raise InputError(
+            f"images {images.shape} of {images.dtype} cannot be put together: "
+            f"give grey tiles (N, H, W) of uint8, at least {SMALLEST} pixels a side"
+        )
     lit = np.flatnonzero(images.min(axis=(1, 2)) < images.max(axis=(1, 2)))
     images = images[lit]
     partner, ratio = {}, {}

@@ -36,14 +36,11 @@ def put_together(data: Path, tiles: Tiles, run: Run | None = None) -> None:
     drawn = {"known mask": dict(zip(tiles.train_ids, tiles.masks, strict=True))}
     if run:
         drawn[f"predicted by {run.name}"] = _predicted(run, tiles, table)
+    written = [placement.write(data, table)]
     print(_tiers_in_words(tiers))
     print(_placed_in_words(placed, len(ids)))
-    written = [placement.write(data, table)]
     if placed["id"].isin(tiles.train_ids).any():
-        kinds = _kinds_of_folds(tiles, table)
-        print(_exposure_in_words(kinds, tiles, table))
-        written.append(written[0].with_name("mosaic_folds.csv"))
-        runs.write_text(written[-1], kinds["mosaic"].to_csv(index=False))
+        written += _write_folds(written[0].with_name("mosaic_folds.csv"), tiles, table)
     if len(placed):
         gain, offset = levels(images, placed)
         print(_levels_in_words(images, placed, gain, offset))
@@ -75,19 +72,28 @@ def _out_of_fold(run: Run, tiles: Tiles, wanted: pd.Series) -> Masks:
     return dict(zip(ids.iloc[own], masks, strict=True))
 
 
-def _kinds_of_folds(tiles: Tiles, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Folds of each kind that these tiles can have."""
-    kinds = ["coverage", "random", "mosaic"] if np.isnan(tiles.train_depth).all() else folds.KINDS
-    return {by: folds.make(tiles, N_FOLDS, by, placement=table) for by in kinds}
+def _write_folds(path: Path, tiles: Tiles, table: pd.DataFrame) -> list[Path]:
+    """Deal folds of each kind that these tiles can have, print how exposed they are, and keep those by mosaic."""
+    kinds = {}
+    for by in folds.KINDS:
+        try:
+            kinds[by] = folds.make(tiles, N_FOLDS, by, placement=table)
+        except InputError as error:  # few tiles, no depths: the placement is good all the same
+            print(f"left out: {error}")
+    print(_exposure_in_words(kinds, tiles, table))
+    if "mosaic" not in kinds:
+        return []
+    runs.write_text(path, kinds["mosaic"].to_csv(index=False))
+    return [path]
 
 
 def _tiers_in_words(tiers: pd.DataFrame) -> str:
     """A line for each tier, the surest first."""
     lines = ["confidence   seams  among mirror images  known pairs  masks agree      by chance"]
-    for tier in tiers[::-1].itertuples():
-        agreement = f"{tier.agreement:.3f} +- {tier.error:.3f}  {tier.chance:9.3f}" if tier.pairs > 1 else ""
-        lines.append(f"{tier.low:.1f} to {tier.high:.1f}  {tier.seams:>6}  {tier.by_chance:>19}  {tier.pairs:>11}  "
-                     f"{agreement:<26}{'' if tier.kept else '  refused'}".rstrip())  # fmt: skip
+    for tier in tiers[::-1].to_dict("records"):
+        agreement = "{agreement:.3f} +- {error:.3f}  {chance:9.3f}".format_map(tier) if tier["pairs"] > 1 else ""
+        counts = "{low:.1f} to {high:.1f}  {seams:>6}  {by_chance:>19}  {pairs:>11}".format_map(tier)
+        lines.append(f"{counts}  {agreement:<26}{'' if tier['kept'] else '  refused'}".rstrip())
     return "\n".join(lines)
 
 

