@@ -93,6 +93,8 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["train.py", "--set", "pseudo_run=absent", "--set", "stages.0.pseudo=mix"], ["no run 'absent'"]),
         (["train.py", "--set", "iterate=2"], ["no stage", "stages.3.pseudo=mix"]),
         (["submit.py", "absent", "--dry-run"], ["no run 'absent'"]),
+        (["mosaic.py", "absent"], ["no run 'absent'"]),
+        (["mosaic.py", "--data", "nowhere"], ["nowhere is no folder"]),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
@@ -103,6 +105,23 @@ def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
     assert err.count("\n") == 1
     assert all(word in err for word in words), err
     assert os.listdir(tmp_path) == []
+
+
+def test_the_jigsaw_is_written_beside_the_cache_and_folds_by_mosaic_find_it(home):
+    code, _, err = run(*TRAIN, "--set", "data.folds_by=mosaic", cwd=home)
+    assert (code, "make it with scripts/mosaic.py" in err) == (2, True)
+    out = succeed("mosaic.py", "--data", "data", cwd=home)
+    table = pd.read_csv(home / "data/.kit/mosaic.csv", dtype={"id": str})
+    truth = pd.read_csv(home / "data/demo_mosaic.csv", dtype={"id": str}).set_index("id")
+    truth = truth[truth.groupby("mosaic")["mosaic"].transform("size") > 1]
+    assert set(table["id"]) == set(truth.index)
+    for _, own in table.groupby("mosaic"):  # as the truth but for the numbers and where each begins
+        true = truth.loc[own["id"]]
+        shifts = {(row, col) for row, col in true[["row", "col"]].to_numpy() - own[["row", "col"]].to_numpy()}
+        assert (true["mosaic"].nunique(), len(shifts)) == (1, 1)
+    written = re.findall(r"written: (\S+)", out)
+    assert {Path(path).name for path in written} == {"mosaic.csv", "mosaic_folds.csv", "mosaics"}
+    assert all((home / path).exists() for path in written)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from kit import runs
 from kit.data import folds, mosaic, mosaic_tiers, placement, seams
@@ -16,6 +17,7 @@ from kit.scoring import decide
 
 LARGE = 10  # tiles, from which on a mosaic is drawn
 N_FOLDS = 5
+TRUTH = "demo_mosaic.csv"  # of kit.data.demo
 
 Masks = dict[str, np.ndarray]  # (H, W) bool by id
 
@@ -39,12 +41,10 @@ def put_together(data: Path, tiles: Tiles, run: Run | None = None) -> None:
     written = [placement.write(data, table)]
     print(_tiers_in_words(tiers))
     print(_placed_in_words(placed, len(ids)))
-    if placed["id"].isin(tiles.train_ids).any():
-        written += _write_folds(written[0].with_name("mosaic_folds.csv"), tiles, table)
-    if len(placed):
-        gain, offset = levels(images, placed)
-        print(_levels_in_words(images, placed, gain, offset))
-        written += _draw(written[0].with_name("mosaics"), images, placed, gain, offset, drawn)
+    if len(placed) and (data / TRUTH).exists():
+        print(_truth_in_words(data / TRUTH, table))
+    written += _write_folds(written[0].with_name("mosaic_folds.csv"), tiles, table)
+    written += _draw(written[0].with_name("mosaics"), images, placed, drawn)
     for path in written:
         print(f"written: {path}")
 
@@ -74,6 +74,9 @@ def _out_of_fold(run: Run, tiles: Tiles, wanted: pd.Series) -> Masks:
 
 def _write_folds(path: Path, tiles: Tiles, table: pd.DataFrame) -> list[Path]:
     """Deal folds of each kind that these tiles can have, print how exposed they are, and keep those by mosaic."""
+    path.unlink(missing_ok=True)  # those of an earlier placement
+    if not table["id"].isin(tiles.train_ids).any():
+        return []
     kinds = {}
     for by in folds.KINDS:
         try:
@@ -104,6 +107,18 @@ def _placed_in_words(placed: pd.DataFrame, count: int) -> str:
             f"in {len(some)} mosaics of 4 or more, the largest of {sizes.max() if len(sizes) else 0}")  # fmt: skip
 
 
+def _truth_in_words(path: Path, table: pd.DataFrame) -> str:
+    """How right the table is, where the places are known: two tiles of one mosaic should lie so there too."""
+    truth = placement.load(path)
+    together = truth["id"][truth.groupby("mosaic")["id"].transform("size") > 1]
+    both = table.merge(truth, on="id", suffixes=("", "_true"))
+    shift = [both["row"] - both["row_true"], both["col"] - both["col_true"]]
+    alike, size = (both.groupby(by).size() for by in ([both["mosaic"], both["mosaic_true"], *shift], both["mosaic"]))
+    right = (alike * (alike - 1)).sum() / (size * (size - 1)).sum()
+    return (f"by {path.name}: {together.isin(table['id']).mean():.1%} of the tiles with a neighbour are placed, "
+            f"{right:.2%} of the pairs in one mosaic as they truly lie")  # fmt: skip
+
+
 def _exposure_in_words(kinds: dict[str, pd.DataFrame], tiles: Tiles, table: pd.DataFrame) -> str:
     """For each kind of folds the shares of tiles near to those trained on, and the same of the test set."""
     lines = [f"{'exposed to what is trained on':<32}by a neighbour  by any tile of the mosaic"]
@@ -123,19 +138,16 @@ def _levels_in_words(images: np.ndarray, placed: pd.DataFrame, gain: np.ndarray,
     return f"step across a seam: {before:.1f} grey levels, {after:.1f} with each tile's gain and offset undone"
 
 
-def _draw(
-    folder: Path,
-    images: np.ndarray,
-    placed: pd.DataFrame,
-    gain: np.ndarray,
-    offset: np.ndarray,
-    drawn: dict[str, Masks],
-) -> list[Path]:
+def _draw(folder: Path, images: np.ndarray, placed: pd.DataFrame, drawn: dict[str, Masks]) -> list[Path]:
     """One picture of each large mosaic; pictures of an earlier placement are deleted. Returns the folder, if any."""
     for old in folder.glob("mosaic_*.png"):
         old.unlink()
+    if placed.empty:
+        return []
+    gain, offset = levels(images, placed)
+    print(_levels_in_words(images, placed, gain, offset))
     rows_of = {number: rows for number, rows in placed.groupby("mosaic").indices.items() if len(rows) >= LARGE}
-    for number, rows in rows_of.items():
+    for number, rows in tqdm(rows_of.items(), desc="drawing mosaics", disable=None):
         own = placed.iloc[rows]
         stack = images[own["tile"]] * gain[rows, None, None] + offset[rows, None, None]
         blank = np.zeros(images.shape[1:], bool)

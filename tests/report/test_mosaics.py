@@ -77,6 +77,20 @@ def test_what_is_written_is_the_truth(tmp_path, capsys):
     assert float(exposed["the test tiles"]) == pytest.approx(100 * sum(test_near_train) / len(TILES.test_ids), abs=0.05)
 
 
+def test_how_right_it_is_is_said_where_the_places_are_known(tmp_path, capsys):
+    """The true table, but for one lone tile that is told to lie in a section, and two tiles of that swapped."""
+    truth = pd.DataFrame({"id": NAMES, "mosaic": TRUTH.number, "row": TRUTH.row, "col": TRUTH.col})
+    truth.loc[truth["mosaic"] < 0, "mosaic"] = 100 + np.arange(30)
+    cells = truth[truth["mosaic"] == 0].sort_values(["row", "col"]).index
+    truth.loc[cells[[0, 7]], ["row", "col"]] = truth.loc[cells[[7, 0]], ["row", "col"]].to_numpy()
+    truth.loc[np.flatnonzero(TRUTH.number < 0)[0], ["mosaic", "row", "col"]] = [0, 3, 0]
+    truth.to_csv(tmp_path / "demo_mosaic.csv", index=False)
+    mosaics.put_together(tmp_path, TILES)
+    # 21 of 22 are placed; of 15 * 14 / 2 + 6 * 5 / 2 pairs those with one of the swapped tiles are wrong
+    assert f"{21 / 22:.1%} of the tiles with a neighbour are placed, " in (out := capsys.readouterr().out)
+    assert f"{(13 * 12 + 6 * 5) / (15 * 14 + 6 * 5):.2%} of the pairs in one mosaic" in out
+
+
 def test_a_run_draws_its_masks_too_and_old_pictures_go(tmp_path, run, monkeypatch):
     seen = []
     monkeypatch.setattr(figures, "save", lambda figure, path: seen.append((figure, path)))
@@ -108,15 +122,51 @@ def test_refusals_leave_nothing(tmp_path, run):
     assert not data.exists()
 
 
-def test_without_any_neighbour_the_table_is_empty(tmp_path, capsys):
-    alone = TRUTH.number < 0
-    ids, images = NAMES[alone], TRUTH.images[alone]
-    depth = np.full(15, np.nan, np.float32)
-    tiles = Tiles(ids[:15], ids[15:], images[:15], images[15:], MASKS[:15], depth, depth, "alone")
-    mosaics.put_together(tmp_path, tiles)
+def chosen(train, test) -> Tiles:
+    """Tiles without depths: `train` and `test` say which of all."""
+    depths = (np.full(len(some), np.nan, np.float32) for some in (train, test))
+    images = TRUTH.images
+    return Tiles(NAMES[train], NAMES[test], images[train], images[test], TRUTH.masks[train], *depths, "chosen")
+
+
+def test_without_any_neighbour_the_table_is_empty_and_nothing_of_an_earlier_one_is_left(tmp_path, capsys):
+    alone = np.flatnonzero(TRUTH.number < 0)
+    mosaics.put_together(tmp_path, TILES)
+    capsys.readouterr()
+    mosaics.put_together(tmp_path, chosen(alone[:15], alone[15:]))
     assert len(placement.read(tmp_path)) == 0
-    assert [path.name for path in (tmp_path / ".kit").iterdir()] == ["mosaic.csv"]
+    assert [path.name for path in (tmp_path / ".kit").rglob("*.*")] == ["mosaic.csv"]
     assert "placed: 0 of 30 tiles in 0 mosaics" in capsys.readouterr().out
+
+
+def test_folds_that_the_tiles_cannot_have_are_left_out(tmp_path, capsys):
+    """All training tiles lie in one section, and none has a depth."""
+    together = np.flatnonzero(TRUTH.number == 0)
+    mosaics.put_together(tmp_path, chosen(together, np.flatnonzero(TRUTH.number != 0)))
+    out = capsys.readouterr().out
+    assert "left out: folds by depth, but no training tile has a depth" in out
+    assert "left out: 1 mosaics cannot make 5 folds" in out
+    assert re.findall(r"^5 folds by (\w+)", out, re.M) == ["coverage", "random"]
+    assert not (tmp_path / ".kit" / "mosaic_folds.csv").exists()
+
+
+def test_constant_tiles_alone_and_a_single_tile_are_no_fault(tmp_path, capsys):
+    plain = np.zeros((8, 101, 101), np.uint8)
+    nothing = np.empty(0, np.float32)
+    one = Tiles(NAMES[:1], NAMES[:0], plain[:1], plain[:0], MASKS[:1], np.ones(1, np.float32), nothing, "one")
+    black = Tiles(NAMES[:8], NAMES[:0], plain, plain[:0], MASKS[:8], np.ones(8, np.float32), nothing, "black")
+    for tiles in (one, black):
+        mosaics.put_together(tmp_path, tiles)
+        assert len(placement.read(tmp_path)) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_a_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("KIT_CACHE", raising=False)
+    tmp_path.chmod(0o555)
+    with pytest.raises(InputError, match="is read-only: set KIT_CACHE"):
+        mosaics.put_together(tmp_path, TILES)
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_picture_of_a_mosaic_shows_all_that_it_says():
