@@ -29,9 +29,9 @@ def load(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=_TYPES, keep_default_na=False)
         sound = not table[COLUMNS]["id"].duplicated().any()
     except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}): make it anew with scripts/mosaic.py") from None
+        raise InputError(f"{path} is damaged ({error}): delete it and run scripts/mosaic.py") from None
     if not sound:
-        raise InputError(f"{path} places a tile twice: make it anew with scripts/mosaic.py")
+        raise InputError(f"{path} places a tile twice: delete it and run scripts/mosaic.py")
     return table
 
 

@@ -141,7 +141,7 @@ def _levels_in_words(images: np.ndarray, placed: pd.DataFrame, gain: np.ndarray,
 def _draw(folder: Path, images: np.ndarray, placed: pd.DataFrame, drawn: dict[str, Masks]) -> list[Path]:
     """One picture of each large mosaic; pictures of an earlier placement are deleted. Returns the folder, if any."""
     for old in folder.glob("mosaic_*.png"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     if placed.empty:
         return []
     gain, offset = levels(images, placed)
