@@ -22,8 +22,9 @@ def judge(found: pd.DataFrame, mirrored: pd.DataFrame, masks: np.ndarray) -> pd.
 
     masks (n, H, W) bool, of the first n tiles. Columns: low and high bound of the confidence; seams; by_chance (how
     many the mirror images have); pairs (seams between known masks); agreement (share of border pixels that these masks
-    have in common), its standard error and its chance level; kept. A tier is refused below the floor, and where the
-    agreement of at least 10 pairs is by more than its error nearer to chance than to full agreement.
+    have in common), its standard error and its chance level; kept. A tier is refused below the floor, where mirror
+    images have more than half as many, and where the agreement of at least 10 pairs is by more than its error nearer to
+    chance than to full agreement.
     """
     found, mirrored = _with_agreement(found, masks, False), _with_agreement(mirrored, masks, True)
     level = mirrored.groupby("side")["agreement"].mean()
@@ -33,8 +34,8 @@ def judge(found: pd.DataFrame, mirrored: pd.DataFrame, masks: np.ndarray) -> pd.
         known = tier[tier["agreement"].notna()]
         mean, error = known["agreement"].mean(), float(known["agreement"].sem())  # type: ignore[arg-type]
         expected = known["side"].map(level).mean()
-        by_chance = len(known) >= MIN_PAIRS and mean + error < (1 + expected) / 2
-        kept = low >= FLOOR and not by_chance
+        disagree = len(known) >= MIN_PAIRS and mean + error < (1 + expected) / 2
+        kept = low >= FLOOR and 2 * len(chance) <= len(tier) and not disagree
         rows.append((low, high, len(tier), len(chance), len(known), mean, error, expected, kept))
     columns = ["low", "high", "seams", "by_chance", "pairs", "agreement", "error", "chance", "kept"]
     return pd.DataFrame(rows, columns=columns)

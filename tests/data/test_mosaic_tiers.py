@@ -56,6 +56,13 @@ def test_seams_below_the_floor_are_refused_however_well_they_agree():
     assert not row_of(tiers, 0.39)["kept"]
 
 
+@pytest.mark.parametrize(("by_chance", "kept"), [(29, True), (30, False)])
+def test_seams_of_which_mirror_images_have_more_than_half_as_many_are_refused(by_chance, kept):
+    mirrored = seams_of(at_random(60)[:by_chance], ALONE)
+    row = row_of(mosaic_tiers.judge(seams_of(in_a_row(60), ALONE), mirrored, strip(60)), ALONE)
+    assert (row["seams"], row["by_chance"], row["agreement"], row["kept"]) == (59, by_chance, 1, kept)
+
+
 def test_few_known_pairs_refuse_nothing():
     masks = strip(60)[:8]  # the other tiles are test tiles
     found = seams_of(at_random(60), ALONE)
