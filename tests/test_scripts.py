@@ -95,6 +95,8 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["submit.py", "absent", "--dry-run"], ["no run 'absent'"]),
         (["train.py", "--pretext", "--fold", "0"], ["--pretext", "leave out --fold"]),
         (["train.py", "--pretext", "--resume"], ["no pretext run under runs/"]),
+        (["mosaic.py", "absent"], ["no run 'absent'"]),
+        (["mosaic.py", "--data", "nowhere"], ["nowhere is no folder"]),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
@@ -105,6 +107,23 @@ def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
     assert err.count("\n") == 1
     assert all(word in err for word in words), err
     assert os.listdir(tmp_path) == []
+
+
+def test_the_jigsaw_is_written_beside_the_cache_and_folds_by_mosaic_find_it(home):
+    code, _, err = run(*TRAIN, "--set", "data.folds_by=mosaic", cwd=home)
+    assert (code, "make it with scripts/mosaic.py" in err) == (2, True)
+    out = succeed("mosaic.py", "--data", "data", cwd=home)
+    table = pd.read_csv(home / "data/.kit/mosaic.csv", dtype={"id": str})
+    truth = pd.read_csv(home / "data/demo_mosaic.csv", dtype={"id": str}).set_index("id")
+    truth = truth[truth.groupby("mosaic")["mosaic"].transform("size") > 1]
+    assert set(table["id"]) == set(truth.index)
+    for _, own in table.groupby("mosaic"):  # as the truth but for the numbers and where each begins
+        true = truth.loc[own["id"]]
+        shifts = {(row, col) for row, col in true[["row", "col"]].to_numpy() - own[["row", "col"]].to_numpy()}
+        assert (true["mosaic"].nunique(), len(shifts)) == (1, 1)
+    written = re.findall(r"written: (\S+)", out)
+    assert {Path(path).name for path in written} == {"mosaic.csv", "mosaic_folds.csv", "mosaics"}
+    assert all((home / path).exists() for path in written)
 
 
 @pytest.mark.slow
@@ -203,6 +222,7 @@ def test_an_encoder_pretrained_without_labels_is_trained_on(home):
         ["predict.py", "p", "p", "--run", "both"],
         ["tune_threshold.py", "p"],
         ["pseudo_label.py", "p"],
+        ["mosaic.py", "p"],
         ["submit.py", "p", "--dry-run"],
         ["train.py", "--run", "p", "--resume"],
         [*TRAIN, "--set", "pseudo_run=p", "--set", "stages.0.pseudo=mix"],

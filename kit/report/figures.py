@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from kit.data.mosaic_levels import lay_out
 from kit.runs import atomic_path
 from kit.scoring.threshold import Tuning
 
@@ -95,4 +96,36 @@ def restoration(original: np.ndarray, covered: np.ndarray, restored: np.ndarray)
             axes.imshow(image, cmap="gray", vmin=0, vmax=255)
             axes.set_xticks([])
             axes.set_yticks([])
+    return figure
+
+
+def mosaic(
+    stack: np.ndarray,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    masks: dict[str, tuple[np.ndarray, np.ndarray]],
+    title: str,
+) -> Figure:
+    """Tiles (n, H, W) float put together at rows and cols (n,), with up to two sets of masks outlined.
+
+    masks: by label, which of the tiles have a mask (n,) bool, and the masks (n, H, W) bool. A square in its corner
+    tells that a tile has one, for it may be empty.
+    """
+    (height, width), picture = stack.shape[1:], lay_out(stack, rows, cols, np.nan)
+    figure = Figure(figsize=(max(5.0, picture.shape[1] / 90), picture.shape[0] / 90 + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    low, high = np.nanpercentile(picture, (1, 99))
+    axes.imshow(picture, cmap="gray", vmin=low, vmax=high)
+    for number, ((label, (has, drawn)), colour) in enumerate(zip(masks.items(), (BLUE, ORANGE), strict=False)):
+        outline = lay_out(drawn & has[:, None, None], rows, cols, False)
+        if outline.any() and not outline.all():
+            axes.contour(outline, levels=[0.5], colors=colour, linewidths=1.3)
+        axes.plot(cols[has] * width + 5 + 8 * number, rows[has] * height + 5, "s", color=colour, markersize=4,
+                  linestyle="none", label=label)  # fmt: skip
+    axes.set_xticks((np.arange(cols.max() + 1) + 0.5) * width, labels=np.arange(cols.max() + 1))
+    axes.set_yticks((np.arange(rows.max() + 1) + 0.5) * height, labels=np.arange(rows.max() + 1))
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel("col", fontsize=11)
+    axes.set_ylabel("row", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     return figure

@@ -100,10 +100,11 @@ def _start(args: argparse.Namespace) -> Run:
     data = cli.data_dir(args.data)
     tiles = tile_files.load(data)
     run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder or recipe.net.decoder))
+    placed = _placement(data, recipe)
 
     from kit.training.learner import make_folds
 
-    table = make_folds(recipe, tiles, _placement(data, recipe))
+    table = make_folds(recipe, tiles, placed)
     start(run, recipe, tiles, data, table, which, seconds, args.tensorboard)
     return run
 
@@ -192,8 +193,7 @@ def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
     table = placement.read(data)
     if table is None:
         raise InputError(
-            f"folds by mosaic need {placement.paths(data)[-1]}: "
-            "put the placement table there (columns id, mosaic, row, col)"
+            f"folds by mosaic need {placement.paths(data)[-1]}: make it with scripts/mosaic.py --data {data}"
         )
     return table
 
