@@ -1,0 +1,27 @@
+"""A private home and a server of our own in place of Kaggle, for this process and for scripts that it starts."""
+
+import random
+import time
+
+import pytest
+
+from kit.leaderboard import client
+from tests.leaderboard.competition import Competition
+from tests.leaderboard.server import Server
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """A running server; this process and those it starts talk to it, with a key, and wait a hundredth as long."""
+    home = tmp_path / "home"
+    (home / ".kaggle").mkdir(parents=True)
+    with Server(competition=Competition) as server:
+        for name, value in server.environment(home).items():
+            monkeypatch.setenv(name, value)
+        for name in ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "XDG_CONFIG_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        server.slept = []
+        monkeypatch.setattr(client, "TIMEOUT", (1, 0.5))
+        monkeypatch.setattr(client, "sleep", lambda seconds: (server.slept.append(seconds), time.sleep(seconds / 100)))
+        monkeypatch.setattr(random, "uniform", lambda low, high: low)
+        yield server
