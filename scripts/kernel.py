@@ -26,6 +26,7 @@ def add_kit(root: Path) -> None:
         # unpacked, because the kit reads files of its own; nothing is installed
         folder = tempfile.mkdtemp(prefix="salt-kit-")
         zipfile.ZipFile(wheels[-1]).extractall(folder)
+        print(f"kit: {'embedded' if EMBEDDED else wheels[-1]}", flush=True)
     elif (clone / "kit" / "__init__.py").exists():
         folder = str(clone)
     else:

@@ -7,6 +7,7 @@ the reasons of refusals and repeats what must not be repeated, so here its calls
 
 import contextlib
 import io
+import math
 import random
 import re
 import time
@@ -191,3 +192,15 @@ def _retry_after(response: Any) -> float:
         return max(0.0, (parsedate_to_datetime(text) - now).total_seconds())
     except (ValueError, TypeError, KeyError):
         return 0.0
+
+
+def poll(look: Callable[[], T | None], longest: float = math.inf) -> T | None:
+    """The first answer of `look` that is not None, asked after 5 s and then ever less often, at last each minute.
+
+    None where there is none within `longest` seconds.
+    """
+    waited, pause = 0.0, 5.0
+    while (found := look()) is None and waited < longest:
+        sleep(pause)
+        waited, pause = waited + pause, min(1.5 * pause, 60.0)
+    return found

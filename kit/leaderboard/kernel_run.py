@@ -40,7 +40,6 @@ def parser() -> argparse.ArgumentParser:
     add("--fold", default="0", metavar="K", help="0, or 0,2, or all, or none = train on every tile (default: 0)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe")
     add("--weights", metavar="FILE", help="name of an input: encoder weights (default: encoder-ARCH-*, if attached)")
-    add("--internet", action="store_true", help="download encoder weights where none are attached")
     add("--trained", metavar="FILE", help="name of an input: a trained run; only predict with it")
     add("--time-limit", default="8h", metavar="TIME", help="90s, 30m, 8h: of the whole kernel (default: 8h)")
     return parser
@@ -137,10 +136,14 @@ def _recipe(args: argparse.Namespace, inputs: Path) -> Recipe:
         path = find(inputs, pattern)
         print(f"encoder weights: {path}", flush=True)
         return replace(recipe, net=replace(recipe.net, weights=str(path)))
-    if args.internet:
+    from kit.training.learner import make_net
+
+    try:
+        make_net(recipe)
         return recipe
-    print(f"note: no {pattern} is attached and there is no internet: random weights to begin with", flush=True)
-    return recipe.from_scratch()
+    except InputError as error:  # no internet: better a weaker net than none
+        print(f"note: no {pattern} is attached, so this begins with random weights ({error})", flush=True)
+        return recipe.from_scratch()
 
 
 def _train(recipe: Recipe, fold: str, data: Path, loaded: Tiles, places: pd.DataFrame | None, deadline: float) -> Run:

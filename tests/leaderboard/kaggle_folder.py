@@ -42,7 +42,8 @@ def run(script: Path, root: Path, *arguments: str, on_kaggle: bool = False) -> s
     kept = {key: value for key, value in os.environ.items() if key in ("PATH", "OMP_NUM_THREADS", "LANG")}
     private = root / "private"
     private.mkdir(exist_ok=True)
-    env = kept | {"KIT_KAGGLE_ROOT": str(root), "HOME": str(private), "TMPDIR": str(private), "CUDA_VISIBLE_DEVICES": ""}
+    env = kept | {"KIT_KAGGLE_ROOT": str(root), "HOME": str(private), "TMPDIR": str(private)}
+    env["CUDA_VISIBLE_DEVICES"] = ""
     if on_kaggle:
         env["KAGGLE_KERNEL_RUN_TYPE"] = "Batch"
     command = [sys.executable, str(script), *arguments]
