@@ -127,8 +127,6 @@ def _recipe(args: argparse.Namespace, inputs: Path) -> Recipe:
     recipe = recipes.load(args.recipe or "baseline", args.set)
     if args.arch:
         recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
-    if recipe.iterate:
-        raise InputError("a kernel trains one round: leave out iterate, and label at home (scripts/pseudo_label.py)")
     if not recipe.net.pretrained or not recipe.net.encoder:
         return recipe
     pattern = args.weights or f"encoder-{recipe.net.encoder}-*"

@@ -17,6 +17,7 @@ from kit.leaderboard.client import Client
 from kit.leaderboard.kernel import Kernel
 from kit.leaderboard.submission import Sample
 from kit.recipe import Recipe
+from kit.training import command
 
 BUILD = Path("build") / "kernel"  # what would be sent, for anybody to look at; ignored by git
 KIT, ENCODER, RUN = "Salt kit", "Salt kit encoder", "Salt kit run"  # titles of the datasets
@@ -41,8 +42,8 @@ def push_kernel(args: argparse.Namespace, template: Path) -> None:
 
     Raises InputError, RefusedError, UnreachableError.
     """
-    parts = _parts(args)
     sample = _sample(args)
+    parts = _parts(args)
     text = kernel.script(template, parts.arguments, parts.wheel, parts.embedded)
     kaggle = None if args.dry_run else Client()
     owner = _owner(args.init, kaggle)
@@ -70,20 +71,20 @@ def push_kernel(args: argparse.Namespace, template: Path) -> None:
 def _parts(args: argparse.Namespace) -> Parts:
     """Build what the kernel needs, every flag checked. Raises InputError."""
     cli.seconds("--time-limit", args.time_limit)
-    if args.init and (args.run or args.recipe or args.fold or args.set or args.embed):
+    if args.init and (args.run or args.recipe or args.arch or args.fold or args.set or args.embed):
         raise InputError("--init is for `kaggle kernels push`, which trains the baseline as scripts/kernel.py says: "
-                         "leave out RUN, --recipe, --fold, --set and --embed")  # fmt: skip
+                         "leave out RUN, --recipe, --arch, --fold, --set and --embed")  # fmt: skip
     name, content = package.wheel()
     parts = Parts(["--time-limit", args.time_limit], name)
-    if args.embed:
-        parts.embedded = base64.b64encode(content).decode()
-    else:
-        runs.write_bytes(BUILD / name, content)
-        parts.datasets[KIT] = {name: BUILD / name}
     if args.run:
         _add_run(parts, args)
     else:
         _add_recipe(parts, args)
+    if args.embed:
+        parts.embedded = base64.b64encode(content).decode()
+    else:
+        runs.write_bytes(BUILD / name, content)
+        parts.datasets = {KIT: {name: BUILD / name}} | parts.datasets
     return parts
 
 
@@ -109,14 +110,19 @@ def _add_recipe(parts: Parts, args: argparse.Namespace) -> None:
     recipe = recipes.load(args.recipe or "baseline", args.set)
     if args.arch:
         recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
+    if recipe.iterate or recipe.pseudo_run:
+        raise InputError("a kernel trains without pseudo-labels: leave out iterate and pseudo_run")
+    command.folds_of(args.fold or "0", recipe.data.folds)
     for flag in ("recipe", "arch", "fold"):
         if getattr(args, flag):
             parts.arguments += [f"--{flag}", getattr(args, flag)]
     for setting in args.set:
         parts.arguments += ["--set", setting]
     if args.weights:
-        path = Path(args.weights).resolve()
-        recipe = replace(recipe, net=replace(recipe.net, weights=str(path)))
+        path = Path(args.weights)
+        if not path.is_file():
+            raise InputError(f"--weights {path}: there is no such file")
+        recipe = replace(recipe, net=replace(recipe.net, weights=str(path.resolve())))
         _try(recipe)
         name = package.encoder_name(recipe.net.encoder, path)
         parts.datasets[ENCODER] = {name: path}
@@ -146,7 +152,7 @@ def _owner(given: str | None, kaggle: Client | None) -> str:
         where = "--init" if given else kernel.METADATA
         raise InputError(f"{where} names {known}, but the credentials are those of {kaggle.username}: "
                          f"mend one of them, or give --init {kaggle.username}")  # fmt: skip
-    return known
+    return kaggle.username if kaggle and kaggle.username else known  # in Kaggle's own spelling
 
 
 def _owner_in_file() -> str:
