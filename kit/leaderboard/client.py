@@ -20,7 +20,7 @@ from kit.errors import InputError, RefusedError, UnreachableError
 TIMEOUT = (10, 60)  # seconds: to connect, and between two parts of an answer
 TRIES = 5
 LONGEST_WAIT = 120  # seconds; where Kaggle asks for more, the user decides
-LOOKS = (2, 5, 10)  # seconds before each look for what an unanswered call may have done
+LOOKS = (2, 5, 15, 30)  # seconds before each look for what an unanswered call may have done
 SERVICES = ("competitions.competition_api_client", "datasets.dataset_api_client", "kernels.kernels_api_client",
             "blobs.blob_api_client")  # fmt: skip
 NO_CREDENTIALS = (

@@ -244,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
 
-def until(condition, seconds=10.0):
+def until(condition, seconds=60.0):
     """Wait for another thread or process; a test that waits in vain fails."""
     end = time.monotonic() + seconds
     while not condition():

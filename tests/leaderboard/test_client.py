@@ -50,7 +50,8 @@ def test_a_no_is_final_and_in_kaggles_words(kaggle, fault, words):
     assert kaggle.slept == []
 
 
-@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 503}, {"status": 408}, {"cut": True}, {"hang": 2},
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 503}, {"status": 408}, {"cut": True}, {"hang": 5},
                                    {"body": b"<html>"}])  # fmt: skip
 def test_trouble_passes(kaggle, fault):
     kaggle.plant("GetSubmissionLimits", **fault)
@@ -127,7 +128,8 @@ class Counter:
         return getattr(answer, "ref", answer)
 
 
-@pytest.mark.parametrize("fault", [{"cut": True}, {"status": 500}, {"hang": 2}, {"body": b"torn {"}])
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", [{"cut": True}, {"status": 500}, {"hang": 5}, {"body": b"torn {"}])
 @pytest.mark.parametrize("committed", [True, False])
 def test_once_is_once(kaggle, fault, committed):
     kaggle.plant("CreateSubmission", **fault, committed=committed)
