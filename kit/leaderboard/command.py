@@ -21,8 +21,8 @@ def submit(args: argparse.Namespace) -> None:
     _check(args)
     ledger = Ledger()
     if args.work_queue:
-        client = _client()
-        _outcome(client, ledger, waiting_list.work(client, ledger), args.wait)
+        client = log_in()
+        outcome(client, ledger, waiting_list.work(client, ledger), args.wait)
         print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
         return
     parcels = [_parcel(what, args) for what in args.what] if args.what else [_kernel(args)]
@@ -34,11 +34,11 @@ def submit(args: argparse.Namespace) -> None:
         for parcel in parcels:
             print(f"queued: {waiting_list.put(ledger, parcel).what}; send with python scripts/submit.py --work-queue")
         return
-    client = _client()
+    client = log_in()
     if remark := sending.check(client, len(parcels), bool(args.kernel)):
         print(remark)
-    sent = [_send(client, ledger, parcel) for parcel in parcels]
-    _outcome(client, ledger, sent, args.wait)
+    sent = [send(client, ledger, parcel) for parcel in parcels]
+    outcome(client, ledger, sent, args.wait)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--dry-run is for runs and files: leave it out")
 
 
-def _client() -> Client:
+def log_in() -> Client:
     warn_exposed()
     return Client()
 
@@ -78,10 +78,10 @@ def _parcel(what: str, args: argparse.Namespace) -> Parcel:
         print(f"score against {answers}: {submission.score(path, answers):.4f}")
     elif args.dry_run:
         print(f"send it: python scripts/submit.py {shlex.quote(what)} --wait")
-    return sending.of_file(path, args.message, run.name if run else "", _oof(run) if run else None)
+    return sending.of_file(path, args.message, run.name if run else "", oof(run) if run else None)
 
 
-def _oof(run: runs.Run) -> float | None:
+def oof(run: runs.Run) -> float | None:
     """The out-of-fold score of a run under its decision: nested, or at 0.5 where that is what is used."""
     decision = decision_of(run)
     if decision.score is not None:
@@ -90,13 +90,13 @@ def _oof(run: runs.Run) -> float | None:
     return mean
 
 
-def _send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
+def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
     record = sending.send(client, ledger, parcel)
     print(f"submitted: {record.what} as {record.in_words()}")
     return record
 
 
-def _outcome(client: Client, ledger: Ledger, records: Iterable[Record], wait: bool) -> None:
+def outcome(client: Client, ledger: Ledger, records: Iterable[Record], wait: bool) -> None:
     """Say what became of submissions, with `wait` not before it is known. Raises RefusedError where one failed."""
     failed = []
     for record in records:

@@ -12,12 +12,14 @@ from kit import cli, runs
 from kit import recipe as recipes
 from kit.data.competition import TGS
 from kit.errors import InputError, RefusedError
-from kit.leaderboard import dataset, kernel, package, submission
+from kit.leaderboard import command, dataset, kernel, package, sending, submission
 from kit.leaderboard.client import Client
 from kit.leaderboard.kernel import Kernel
+from kit.leaderboard.ledger import Ledger
 from kit.leaderboard.submission import Sample
 from kit.recipe import Recipe
-from kit.training import command
+from kit.runs import Run
+from kit.training.command import folds_of
 
 BUILD = Path("build") / "kernel"  # what would be sent, for anybody to look at; ignored by git
 KIT, ENCODER, RUN = "Salt kit", "Salt kit encoder", "Salt kit run"  # titles of the datasets
@@ -45,7 +47,7 @@ def push_kernel(args: argparse.Namespace, template: Path) -> None:
     sample = _sample(args)
     parts = _parts(args)
     text = kernel.script(template, parts.arguments, parts.wheel, parts.embedded)
-    kaggle = None if args.dry_run else Client()
+    kaggle = None if args.dry_run else command.log_in()
     owner = _owner(args.init, kaggle)
     pushed = Kernel(owner, text, parts.refs(owner), not args.no_gpu, args.internet)
     pushed.write(BUILD)
@@ -65,7 +67,11 @@ def push_kernel(args: argparse.Namespace, template: Path) -> None:
         return
     print("waiting; after Ctrl-C the same command goes on", flush=True)
     kernel.follow(kaggle, pushed, version)
-    _bring_home(kaggle, pushed, version, sample)
+    folder = _bring_home(kaggle, pushed, version, sample)
+    if args.submit:
+        _submit(kaggle, pushed, version, folder, args)
+    else:
+        print(f"next: python scripts/submit.py --kernel {pushed.ref} --version {version}")
 
 
 def _parts(args: argparse.Namespace) -> Parts:
@@ -112,7 +118,7 @@ def _add_recipe(parts: Parts, args: argparse.Namespace) -> None:
         recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
     if recipe.iterate or recipe.pseudo_run:
         raise InputError("a kernel trains without pseudo-labels: leave out iterate and pseudo_run")
-    command.folds_of(args.fold or "0", recipe.data.folds)
+    folds_of(args.fold or "0", recipe.data.folds)
     for flag in ("recipe", "arch", "fold"):
         if getattr(args, flag):
             parts.arguments += [f"--{flag}", getattr(args, flag)]
@@ -188,8 +194,8 @@ def _sample(args: argparse.Namespace) -> Sample:
     return list(tiles.load(data).test_ids)
 
 
-def _bring_home(kaggle: Client, pushed: Kernel, version: int, sample: Sample) -> None:
-    """Fetch what a version wrote, an ordinary run where it trained, and validate its submission."""
+def _bring_home(kaggle: Client, pushed: Kernel, version: int, sample: Sample) -> Path:
+    """Fetch what a version wrote, an ordinary run where it trained, and validate its submission; where it lies."""
     folder = Path("runs") / f"{pushed.slug}-v{version}"
     path = kernel.fetch(kaggle, pushed, version, folder)
     try:
@@ -197,4 +203,12 @@ def _bring_home(kaggle: Client, pushed: Kernel, version: int, sample: Sample) ->
     except submission.SubmissionError as error:
         raise RefusedError(f"kernel {pushed.ref}: what version {version} wrote is no submission: {error}") from None
     print(f"valid: {path}{' (without data, its ids are not checked)' if sample is TGS else ''}", flush=True)
-    print(f"next: python scripts/submit.py --kernel {pushed.ref} --version {version}")
+    return folder
+
+
+def _submit(kaggle: Client, pushed: Kernel, version: int, folder: Path, args: argparse.Namespace) -> None:
+    """Send a version as a code submission; --wait waits for its score too."""
+    run = runs.find_run(args.run) if args.run else Run(folder)
+    parcel = sending.of_kernel(pushed.ref, version, args.message, run.name, command.oof(run))
+    ledger = Ledger()
+    command.outcome(kaggle, ledger, [command.send(kaggle, ledger, parcel)], args.wait)

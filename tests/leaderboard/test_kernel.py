@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "scripts" / "kernel.py"
 REF = "tester/salt-kit-kernel"
 MINE = Kernel("tester", "print('a kernel')\n", ())
-FAULTS = [{"cut": True}, {"status": 502}, {"hang": 1.0}, {"body": b"<html>"}]
+FAULTS = [{"cut": True}, {"status": 502}, {"body": b"<html>"}]
 
 
 def texts(kaggle):
@@ -84,6 +84,13 @@ def test_a_lost_answer_leaves_one_version(kaggle, fault, committed, earlier):
     kaggle.plant("SaveKernel", committed=committed, **fault)
     assert kernel.push(Client(), MINE) == 1 + earlier
     assert len(texts(kaggle)) == 1 + earlier
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_does_not_answer_leaves_one_version(kaggle):
+    kaggle.plant("SaveKernel", hang=3, committed=True)
+    assert kernel.push(Client(), MINE) == 1
+    assert len(texts(kaggle)) == 1
 
 
 def test_a_kernel_without_one_of_its_inputs_is_told(kaggle):

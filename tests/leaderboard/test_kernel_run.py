@@ -17,7 +17,7 @@ from kit.runs import Run
 from tests.leaderboard import kaggle_folder
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kernel.py"
-TINY = ["--arch", "test_resnet.r160_in1k", "--set", "data.size=112", "--set", "limit=20"]
+TINY = ["--recipe", "demo", "--arch", "test_resnet.r160_in1k", "--set", "limit=20", "--set", "net.pretrained=true"]
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from kit import runs
+from kit.data import demo
 from kit.errors import InputError, RefusedError
 from kit.leaderboard import package, push
 from kit.runs import Run
 from tests.data import small
+from tests.leaderboard import kaggle_folder, quick
 
 ROOT = Path(__file__).parents[2]
 WHEEL = package.wheel()[0]
@@ -184,3 +186,37 @@ def test_refusals_come_before_the_first_call(user, kaggle, flags, words):
         user(*flags)
     assert kaggle.calls == []
     assert not Path("build").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_story(kaggle, tmp_path):
+    """The kernel really runs, without a network; what it wrote comes home, is scored, and predicts again as a run."""
+    if reason := kaggle_folder.why_no_namespace():
+        pytest.skip(f"no namespace without a network: {reason}")
+    data, home = tmp_path / "data", tmp_path / "user"
+    home.mkdir()
+    demo.write(data, n_train=40, n_test=12, seed=3)
+    kaggle.kernels.runs_in, kaggle.kernels.place = data, tmp_path / "machine"
+    tiny = ["--recipe", "demo", "--arch", "test_resnet.r160_in1k", "--set", "limit=20"]
+    story = [*tiny, "--no-gpu", "--time-limit", "5m", "--data", data, "--wait", "--submit", "-m", "from a kernel"]
+    code, out, err = quick.run("push_kernel.py", *story, cwd=home)
+    assert code == 0, out + err
+    assert "valid: runs/salt-kit-kernel-v1/submission.csv\n" in out
+    assert "public 0.81234" in out
+    (row,) = kaggle.competition.submissions
+    assert row["description"].startswith("from a kernel ")
+    oof = json.loads((home / "runs/salt-kit-kernel-v1/scores.json").read_text())["mean"]
+    (line, *_) = (home / "submissions" / "ledger.jsonl").read_text().splitlines()
+    assert (json.loads(line)["run"], json.loads(line)["kernel"]) == (
+        "salt-kit-kernel-v1", "tester/salt-kit-kernel/1")  # fmt: skip
+    assert 0 <= json.loads(line)["oof"] <= 1
+    assert 0 <= oof <= 1
+    code, _, err = quick.run("push_kernel.py", *story, cwd=home)
+    assert code == 2
+    assert "was submitted as" in err
+    assert (len(kaggle.competition.submissions), kaggle.count("SaveKernel")) == (1, 1)
+    predict = ["salt-kit-kernel-v1", "--no-gpu", "--time-limit", "5m", "--data", data, "--wait"]
+    code, out, err = quick.run("push_kernel.py", *predict, cwd=home)
+    assert code == 0, out + err
+    one, two = ((home / f"runs/salt-kit-kernel-v{k}/submission.csv").read_bytes() for k in (1, 2))
+    assert one == two
