@@ -21,30 +21,38 @@ EMBEDDED = ""  # the wheel itself, base64
 def add_kit(root: Path) -> None:
     """Put the kit on the import path: the embedded wheel, else the one among the inputs, else the clone around us."""
     wheels = [io.BytesIO(base64.b64decode(EMBEDDED))] if EMBEDDED else sorted((root / "input").rglob(WHEEL))
-    clone = Path(globals().get("__file__", "")).resolve().parent.parent
+    folder = Path(globals().get("__file__", "")).absolute().parent.parent
     if wheels:
-        # unpacked, because the kit reads files of its own; nothing is installed
-        folder = tempfile.mkdtemp(prefix="salt-kit-")
+        folder = Path(tempfile.mkdtemp(prefix="salt-kit-"))  # unpacked: the kit reads files of its own
         zipfile.ZipFile(wheels[-1]).extractall(folder)
-        print(f"kit: {'embedded' if EMBEDDED else wheels[-1]}", flush=True)
-    elif (clone / "kit" / "__init__.py").exists():
-        folder = str(clone)
-    else:
-        sys.exit(f"error: no {WHEEL} under {root / 'input'}: attach the dataset that push_kernel.py published, "
-                 "and wait until Kaggle says that it is ready")  # fmt: skip
-    sys.path.insert(0, folder)
+    elif not (folder / "kit" / "__init__.py").exists():
+        print(f"error: no {WHEEL} under {root / 'input'}: attach the dataset that push_kernel.py published, "
+              "and wait until Kaggle says that it is ready", file=sys.stderr)  # fmt: skip
+        sys.exit(2)
+    sys.path.insert(0, str(folder))
 
 
-def main() -> None:
-    root = Path(os.environ.get("KIT_KAGGLE_ROOT", "/kaggle"))
-    add_kit(root)
+def main(root: Path) -> None:
+    from kit import cli
+
+    parser = cli.parser(__doc__)
+    add = parser.add_argument
+    add("--recipe", metavar="NAME", help="train this recipe (default: baseline)")
+    add("--arch", metavar="NAME", help="timm encoder (default: the recipe's)")
+    add("--fold", default="0", metavar="K", help="0, or 0,2, or all, or none = train on every tile (default: 0)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe")
+    add("--weights", metavar="FILE", help="name of an input: encoder weights (default: encoder-ARCH-*, if attached)")
+    add("--trained", metavar="FILE", help="name of an input: a trained run; only predict with it")
+    add("--time-limit", default="8h", metavar="TIME", help="90s, 30m, 8h: of the whole kernel (default: 8h)")
+    typed = [] if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else sys.argv[1:]  # there they are Kaggle's own
+    args = parser.parse_args([*ARGUMENTS, *typed])
 
     from kit.leaderboard import kernel_run
 
-    # what Kaggle itself puts behind the script's name is not for us
-    typed = [] if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else sys.argv[1:]
-    kernel_run.main(root, [*ARGUMENTS, *typed])
+    cli.run(lambda: kernel_run.run(root, args))
 
 
 if __name__ == "__main__":
-    main()
+    at = Path(os.environ.get("KIT_KAGGLE_ROOT", "/kaggle")).absolute()
+    add_kit(at)
+    main(at)

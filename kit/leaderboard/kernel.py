@@ -140,10 +140,15 @@ def follow(kaggle: Client, kernel: Kernel, version: int) -> None:
 
 
 def fetch(kaggle: Client, kernel: Kernel, version: int, folder: Path) -> Path:
-    """Download all that a version wrote into `folder`, a run's own files at its top, with kernel.log.
+    """Download all that a version wrote into `folder`, a run's own files at its top, with kernel.log and kernel.py.
 
-    Returns the submission's path. Raises RefusedError where there is none, UnreachableError.
+    Returns the submission's path. Raises RefusedError where there is none, UnreachableError, and InputError where the
+    folder holds something else.
     """
+    stamp = folder / "kernel.py"
+    if folder.exists() and not (stamp.exists() and stamp.read_text() == kernel.text):
+        raise InputError(f"{folder} is there already, and not from this kernel: rename it")
+    runs.write_text(stamp, kernel.text)
     files, log = _outputs(kaggle, kernel, version)
     for name, url in files.items():
         path = folder / re.sub(r"^runs/kernel/", "", name)

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,27 +30,11 @@ RESERVE = 0.05  # of the time limit: reading, deciding, writing, and a machine t
 TIMED_TILES = 64
 
 
-def parser() -> argparse.ArgumentParser:
-    """The flags that push_kernel.py hands on; those of training are as in scripts/train.py."""
-    parser = argparse.ArgumentParser("kernel.py", description=__doc__)
-    add = parser.add_argument
-    add("--recipe", metavar="NAME", help="train this recipe (default: baseline)")
-    add("--arch", metavar="NAME", help="timm encoder (default: the recipe's)")
-    add("--fold", default="0", metavar="K", help="0, or 0,2, or all, or none = train on every tile (default: 0)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe")
-    add("--weights", metavar="FILE", help="name of an input: encoder weights (default: encoder-ARCH-*, if attached)")
-    add("--trained", metavar="FILE", help="name of an input: a trained run; only predict with it")
-    add("--time-limit", default="8h", metavar="TIME", help="90s, 30m, 8h: of the whole kernel (default: 8h)")
-    return parser
-
-
-def main(root: Path, arguments: Sequence[str]) -> None:
-    """Run a kernel in a folder laid out like /kaggle. Exits as kit.cli.run does."""
-    cli.run(lambda: run(root, parser().parse_args(arguments)))
-
-
 def run(root: Path, args: argparse.Namespace) -> None:
-    """Write root/working/submission.csv, and where a net is trained root/working/runs/kernel. Raises InputError."""
+    """Write root/working/submission.csv, and where a net is trained root/working/runs/kernel.
+
+    root: an absolute path. args: as scripts/kernel.py parses them. Raises InputError.
+    """
     started = time.monotonic()
     deadline = started + (1 - RESERVE) * cli.seconds("--time-limit", args.time_limit)
     inputs, working = root / "input", root / "working"
@@ -182,6 +165,7 @@ def _seconds_to_predict(recipe: Recipe, loaded: Tiles) -> float:
 
 def _tidy(run: Run) -> None:
     """Delete what a fold has that nobody needs at home: the output of a kernel is downloaded, and may be gigabytes."""
+    (run / ".lock").unlink(missing_ok=True)
     for name, fold in read_json(run / "scores.json")["folds"].items():
         folder = run / f"fold_{name}"
         kept = set(run.weights(None if name == "none" else int(name), fold["weights"]))

@@ -147,6 +147,7 @@ def test_the_output_comes_home_as_a_run(kaggle, tmp_path):
     found = {str(path.relative_to(tmp_path / "home")): path.read_bytes()
              for path in (tmp_path / "home").rglob("*") if path.is_file()}  # fmt: skip
     assert found.pop("kernel.log") == b"a\nbc\n"
+    assert found.pop("kernel.py") == MINE.text.encode()
     assert found == {name.removeprefix("runs/kernel/"): content for name, content in written.items()}
     asked = kaggle.count("GET")
     kernel.fetch(Client(), MINE, version, tmp_path / "home")
@@ -154,28 +155,35 @@ def test_the_output_comes_home_as_a_run(kaggle, tmp_path):
 
 
 def test_a_page_in_place_of_a_file_is_not_kept(kaggle, tmp_path):
-    version = kernel.push(Client(), MINE)
+    version, home = kernel.push(Client(), MINE), tmp_path / "home"
     kaggle.plant("GET", body=b"<!DOCTYPE html><title>502</title>")
-    assert kernel.fetch(Client(), MINE, version, tmp_path).read_bytes() == kaggle.kernels.writes["submission.csv"]
-    (tmp_path / "submission.csv").unlink()
+    assert kernel.fetch(Client(), MINE, version, home).read_bytes() == kaggle.kernels.writes["submission.csv"]
+    (home / "submission.csv").unlink()
     kaggle.plant("GET", body=b"<html>", times=100)
     with pytest.raises(UnreachableError, match=r"submission.csv: a web page came in its place"):
-        kernel.fetch(Client(), MINE, version, tmp_path)
-    assert not (tmp_path / "submission.csv").exists()
+        kernel.fetch(Client(), MINE, version, home)
+    assert not (home / "submission.csv").exists()
 
 
 def test_a_refused_file_is_not_kept(kaggle, tmp_path):
     version = kernel.push(Client(), MINE)
     kaggle.plant("GET", status=403, message="expired")
     with pytest.raises(RefusedError, match="403"):
-        kernel.fetch(Client(), MINE, version, tmp_path)
-    assert not (tmp_path / "submission.csv").exists()
+        kernel.fetch(Client(), MINE, version, tmp_path / "home")
+    assert not (tmp_path / "home" / "submission.csv").exists()
+
+
+def test_what_another_kernel_wrote_is_not_mixed_in(kaggle, tmp_path):
+    """A kernel that was deleted on Kaggle begins again at version 1."""
+    kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "home")
+    with pytest.raises(InputError, match="home is there already, and not from this kernel: rename it"):
+        kernel.fetch(Client(), replace(MINE, text="print(2)"), 1, tmp_path / "home")
 
 
 def test_a_version_without_a_submission_is_told(kaggle, tmp_path):
     kaggle.kernels.writes = {"x.txt": b"1"}
     with pytest.raises(RefusedError, match=r"wrote no submission.csv: see .*kernel.log"):
-        kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path)
+        kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "home")
 
 
 def test_no_output_is_written_outside_its_folder(kaggle, tmp_path):

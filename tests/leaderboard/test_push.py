@@ -177,7 +177,7 @@ def test_the_owner_is_never_guessed(user, kaggle, monkeypatch):
         (["--init", "tester", "--recipe", "cpu"], "--init is for"),
         (["--data", "nowhere"], "nowhere is no folder"),
         (["--fold", "9"], "--fold"),
-        (["--set", "iterate=2"], "iterate"),
+        (["--set", "iterate=2", "--set", "stages.3.pseudo=mix"], "without pseudo-labels"),
     ],
 )
 def test_refusals_come_before_the_first_call(user, kaggle, flags, words):
