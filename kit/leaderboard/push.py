@@ -50,17 +50,20 @@ def push_kernel(args: argparse.Namespace, template: Path) -> None:
     kaggle = None if args.dry_run else command.log_in()
     owner = _owner(args.init, kaggle)
     pushed = Kernel(owner, text, parts.refs(owner), not args.no_gpu, args.internet)
-    pushed.write(BUILD)
-    _show(pushed, parts)
+    if not args.init:
+        pushed.write(BUILD)
+        _show(pushed, parts)
+    _show_datasets(pushed, parts)
     if kaggle is None:
         return
-    for title, files in parts.datasets.items():
-        print(dataset.publish(kaggle, owner, title, files), flush=True)
+    with runs.exclusive(BUILD / ".lock"):  # of two processes the second sees what the first did
+        for title, files in parts.datasets.items():
+            print(dataset.publish(kaggle, owner, title, files), flush=True)
+        version = 0 if args.init else kernel.push(kaggle, pushed)
     if args.init:
         runs.write_json(kernel.METADATA, pushed.metadata(os.path.relpath(template)))
-        print(f"written: {kernel.METADATA}\nnext: kaggle kernels push, or python scripts/push_kernel.py --wait")
+        print(f"written: {kernel.METADATA}\nnext: kaggle kernels push")
         return
-    version = kernel.push(kaggle, pushed)
     print(f"kernel {pushed.ref}: version {version}, {pushed.url}", flush=True)
     if not args.wait and not args.submit:
         print("next: the same command with --wait, at any time")
@@ -173,12 +176,15 @@ def _owner_in_file() -> str:
 
 
 def _show(pushed: Kernel, parts: Parts) -> None:
-    """What is sent, in lines."""
+    """What the kernel is, in lines."""
     size = len(pushed.text.encode())
     where = "in the script" if parts.embedded else "in a dataset"
     print(f"written: {BUILD / 'kernel.py'}: {size:,} bytes of at most {kernel.LIMIT:,}, the kit {where}, "
           f"{'GPU' if pushed.gpu else 'CPU'}, internet {'on' if pushed.internet else 'off'}", flush=True)  # fmt: skip
     print(f"arguments: {' '.join(parts.arguments)}", flush=True)
+
+
+def _show_datasets(pushed: Kernel, parts: Parts) -> None:
     for ref, files in zip(pushed.datasets, parts.datasets.values(), strict=True):
         for name, path in files.items():
             print(f"dataset {ref}: {name}, {path.stat().st_size:,} bytes", flush=True)

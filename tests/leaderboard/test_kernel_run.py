@@ -145,6 +145,7 @@ def test_offline_it_trains_and_then_only_predicts(tmp_path):
     assert [path.name for path in (root / "working").iterdir()] == ["submission.csv"]
 
 
+@pytest.mark.slow
 def test_a_limit_that_leaves_no_time_is_refused_in_words(monkeypatch):
     """Predicting alone would take longer than there is."""
     from kit import recipe
