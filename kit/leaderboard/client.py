@@ -60,7 +60,9 @@ def patiently(attempt: Callable[[], T], found: Callable[[], T | None] | None = N
                         return result
             if number == TRIES - 1 or trouble.after > LONGEST_WAIT:
                 asked = f", Kaggle asks to wait {trouble.after:.0f} s" if trouble.after else ""
-                raise UnreachableError(f"{trouble} ({number + 1} tries{asked}): try again later") from None
+                raise UnreachableError(
+                    f"{trouble} ({number + 1} tries{asked}): try again later", trouble.after
+                ) from None
             sleep(max(trouble.after, min(2**number, 30)) * random.uniform(1, 1.5))
     raise AssertionError("TRIES is above 0")
 

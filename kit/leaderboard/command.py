@@ -22,7 +22,7 @@ def submit(args: argparse.Namespace) -> None:
     ledger = Ledger()
     if args.work_queue:
         client = _client()
-        _outcome(client, ledger, waiting_list.work(client, ledger), args.wait)
+        outcome(client, ledger, waiting_list.work(client, ledger), args.wait)
         print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
         return
     parcels = [_parcel(what, args) for what in args.what] if args.what else [_kernel(args)]
@@ -38,7 +38,7 @@ def submit(args: argparse.Namespace) -> None:
     if remark := sending.check(client, len(parcels), bool(args.kernel)):
         print(remark)
     sent = [_send(client, ledger, parcel) for parcel in parcels]
-    _outcome(client, ledger, sent, args.wait)
+    outcome(client, ledger, sent, args.wait)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -96,7 +96,7 @@ def _send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
     return record
 
 
-def _outcome(client: Client, ledger: Ledger, records: Iterable[Record], wait: bool) -> None:
+def outcome(client: Client, ledger: Ledger, records: Iterable[Record], wait: bool) -> None:
     """Say what became of submissions, with `wait` not before it is known. Raises RefusedError where one failed."""
     failed = []
     for record in records:

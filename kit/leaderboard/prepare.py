@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from kit import recipe
+from kit import recipe, runs
 from kit.data import folds, tiles
 from kit.data.archive import ZIP_ERRORS
 from kit.data.competition import TGS
@@ -26,11 +26,16 @@ def download(data: Path) -> None:
     warn_exposed()
     client = Client()
     sizes = _listed(client)
+    data.mkdir(parents=True, exist_ok=True)
+    with runs.exclusive(data / ".download.lock"):
+        _download(client, data, sizes)
+
+
+def _download(client: Client, data: Path, sizes: dict[str, int]) -> None:
     path = data / f"{TGS.slug}.zip"
     if path.exists() and not _fault(path) and not _difference(path, sizes):
         print(f"{path} is there already, and sound")
         return
-    data.mkdir(parents=True, exist_ok=True)
     needed, free = ROOM * sum(sizes.values()), shutil.disk_usage(data).free
     if free < needed:
         raise InputError(f"{data} has {free / 2**30:.1f} GiB free, the data needs {needed / 2**30:.1f}: make room")

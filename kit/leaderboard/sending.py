@@ -19,6 +19,7 @@ from kit.leaderboard.client import Client
 from kit.leaderboard.ledger import OPEN, TAKEN, Ledger, Record
 
 FIRST_LOOK, LONGEST_LOOK, PATIENCE = 5, 60, 12 * 3600  # seconds between looks for a score, and all together
+MISSES = 10  # looks one after the other at which Kaggle may be away
 _TAG = re.compile(r"\bkit-[0-9a-f]{12}-\d+\b")
 
 
@@ -135,14 +136,21 @@ def _upload(client: Client, path: Path, content: str) -> str:
 
 
 def wait(client: Client, ledger: Ledger, record: Record) -> Record:
-    """Ask for the score until it is there, or the error. Raises UnreachableError after PATIENCE seconds."""
-    pause, waited = float(FIRST_LOOK), 0.0
+    """Ask for the score until it is there, or the error. Raises UnreachableError when PATIENCE or Kaggle is at an end."""
+    pause, waited, missed = float(FIRST_LOOK), 0.0, 0
     while waited < PATIENCE:
         clients.sleep(pause)
-        record = note(ledger, record, client.ask("GetSubmission", ref=record.ref))
+        waited, pause = waited + pause, min(1.5 * pause, LONGEST_LOOK)
+        try:
+            record = note(ledger, record, client.ask("GetSubmission", ref=record.ref))
+        except UnreachableError as error:
+            missed, pause = missed + 1, max(pause, error.after)
+            if missed == MISSES:
+                raise
+            continue
         if record.state != "sent":
             return record
-        waited, pause = waited + pause, min(1.5 * pause, LONGEST_LOOK)
+        missed, pause = 0, min(pause, LONGEST_LOOK)
     raise UnreachableError(f"{record.ref} is pending for {PATIENCE // 3600} hours: ask again with submit.py --status")
 
 
