@@ -136,7 +136,7 @@ def _upload(client: Client, path: Path, content: str) -> str:
 
 
 def wait(client: Client, ledger: Ledger, record: Record) -> Record:
-    """Ask for the score until it is there, or the error. Raises UnreachableError when PATIENCE or Kaggle is at an end."""
+    """Ask for the score until it is there, or the error. Raises UnreachableError after PATIENCE, or MISSES."""
     pause, waited, missed = float(FIRST_LOOK), 0.0, 0
     while waited < PATIENCE:
         clients.sleep(pause)

@@ -21,7 +21,7 @@ from kit.leaderboard import client
 from kit.leaderboard.client import TroubleError, in_bounds, patiently
 
 RESUMES = 3  # times that one upload goes on where it was cut, before it starts anew
-PIECE = 2**20
+PIECE = 2**16  # bytes; a cut loses the last one
 
 
 def upload(begin: Callable[[], Any], path: Path) -> str:

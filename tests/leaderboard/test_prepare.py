@@ -51,14 +51,14 @@ def test_from_nothing_to_cached_tiles(whole, tmp_path):
 
 
 def test_a_cut_is_gone_on_with_by_the_next_command(whole, tmp_path):
-    whole.plant("GET", keep=1000)
+    whole.plant("GET", keep=100_000)
     whole.plant("DownloadDataFiles", status=503, times=99, skip=1)
     code, _, err = prepare(tmp_path, "--download")
     assert (code, err.count("\n")) == (4, 1)
     whole.faults.clear()
     code, _, err = prepare(tmp_path, "--download")
     assert code == 0, err
-    assert whole.bodies("GET")[-1]["range"] == "bytes=1000-"
+    assert whole.bodies("GET")[-1]["range"] == "bytes=65536-"
 
 
 def test_a_damaged_zip_is_not_kept(whole, tmp_path):
