@@ -49,11 +49,17 @@ def patiently(attempt: Callable[[], T], found: Callable[[], T | None] | None = N
     found: for what must not be done twice. Where Kaggle may have done it without our hearing of it, this looks for it
     before the next try and returns it, or None. Raises UnreachableError.
     """
+    unclear = False
     for number in range(TRIES):
         try:
             return attempt()
+        except RefusedError:  # a limit, say, that the lost try has used up
+            if found and unclear and (result := found()) is not None:
+                return result
+            raise
         except TroubleError as trouble:
             if found and trouble.maybe_done:
+                unclear = True
                 for wait in LOOKS:
                     sleep(wait)
                     if (result := found()) is not None:
@@ -87,6 +93,18 @@ class Client:
     def ask(self, method: str, **fields: Any) -> Any:
         """A call that only reads, repeated while trouble lasts."""
         return patiently(lambda: self._call(method, fields))
+
+    def pages(self, method: str, **fields: Any) -> Iterator[Any]:
+        """The answers of a list that comes in pages."""
+        token = ""
+        while True:
+            answer = self.ask(
+                method, **fields, pageSize=20, pageToken=token
+            )  # the size that the client itself asks for
+            yield answer
+            token = answer.next_page_token
+            if not token:
+                return
 
     def once(self, method: str, found: Callable[[], T | None], **fields: Any) -> T | Any:
         """A call that must be done once: after a lost answer, `found` looks for its work before it is made again."""

@@ -65,14 +65,8 @@ def build(data: Path) -> None:
 
 def _listed(client: Client) -> dict[str, int]:
     """The competition's files and their sizes in bytes."""
-    sizes: dict[str, int] = {}
-    page = ""
-    while True:
-        answer = client.ask("ListDataFiles", competitionName=TGS.slug, pageSize=200, pageToken=page)
-        sizes |= {file.name: file.total_bytes for file in answer.files}
-        page = answer.next_page_token
-        if not page:
-            return sizes
+    answers = client.pages("ListDataFiles", competitionName=TGS.slug)
+    return {file.name: file.total_bytes for answer in answers for file in answer.files}
 
 
 def _fault(path: Path) -> str:

@@ -5,7 +5,7 @@ Each carries a tag of its own in its description. Whatever was cut, and by whate
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,7 +67,7 @@ def check(client: Client, count: int, kernel: bool = False) -> str:
     limits = client.ask("GetSubmissionLimits", competitionName=TGS.slug)
     if limits.num_allowed_now < count:
         wait = "there are no more for this team" if limits.limited_by_total else f"more {_tomorrow()}, or --queue"
-        raise RefusedError(f"{limits.num_allowed_now} submissions left today, {count} wanted: {wait}")
+        raise RefusedError(f"{limits.num_allowed_now} of the day's submissions left, {count} wanted: {wait}")
     late = facts.deadline is not None and facts.deadline < datetime.now(UTC).replace(tzinfo=None)
     return f"the deadline was {facts.deadline:%Y-%m-%d}: it will be scored, not ranked" if late else ""
 
@@ -90,7 +90,7 @@ def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
         refuse_known(ledger, parcel)
         earlier = [record for record in ledger.records() if record.content == parcel.content]
         going_on = earlier[-1].tag if earlier and earlier[-1].state in OPEN else None
-        theirs = [row for row in listed(client) if f"kit-{parcel.content[:12]}-" in row.description]
+        theirs = [row for row in listed(client) if _tag_of(row).startswith(_tag(parcel, ""))]
         for row in theirs:
             if _tag_of(row) == going_on:
                 return note(ledger, adopt(ledger, row, **parcel.facts()), row)
@@ -98,15 +98,15 @@ def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
                 record = note(ledger, adopt(ledger, row, **parcel.facts()), row)
                 raise InputError(f"the same content was submitted from elsewhere as {record.in_words()}")
         check(client, 1, bool(parcel.kernel))
-        tags = {record.tag for record in earlier} | {_tag_of(row) for row in theirs}
-        return _send(client, ledger, parcel, going_on or f"kit-{parcel.content[:12]}-{len(tags) + 1}")
+        tags = [record.tag for record in earlier] + [_tag_of(row) for row in theirs]
+        return _send(client, ledger, parcel, going_on or new_tag(parcel, tags))
 
 
 def _send(client: Client, ledger: Ledger, parcel: Parcel, tag: str) -> Record:
     def found() -> Any:
         return next((row for row in listed(client) if _tag_of(row) == tag), None)
 
-    message = re.sub(r"[^ -~]|[|/]", "-", parcel.message)  # Kaggle has refused descriptions with others
+    message = re.sub(r"[^ -~]|[|/]", "-", parcel.message)[:200]  # Kaggle has refused others, and might cut off the tag
     fields: dict[str, Any] = {"competitionName": TGS.slug, "submissionDescription": f"{message} {tag}"}
     if parcel.kernel:
         method, (owner, slug, version) = "CreateCodeSubmission", parcel.kernel.split("/")
@@ -120,7 +120,9 @@ def _send(client: Client, ledger: Ledger, parcel: Parcel, tag: str) -> Record:
     except RefusedError as error:
         ledger.add(tag, "refused", error=str(error))
         raise
-    return ledger.add(tag, "sent", ref=answer.ref or found().ref, date=_now())
+    if not answer.ref:
+        raise UnreachableError("Kaggle took it but gave it no number: submit it again, it is looked for first")
+    return ledger.add(tag, "sent", ref=answer.ref, date=_now())
 
 
 def _upload(client: Client, path: Path, content: str) -> str:
@@ -166,21 +168,26 @@ def refresh(client: Client, ledger: Ledger) -> None:
         note(ledger, record, row)
 
 
+def new_tag(parcel: Parcel, taken: Iterable[str]) -> str:
+    """A tag of the parcel's content that was not used yet: a submission that ended in error may be tried again."""
+    numbers = [int(tag.rpartition("-")[2]) for tag in taken]
+    return _tag(parcel, max(numbers, default=0) + 1)
+
+
+def _tag(parcel: Parcel, number: object) -> str:
+    return f"kit-{parcel.content[:12]}-{number}"
+
+
 def listed(client: Client) -> Iterator[Any]:
     """The team's submissions on Kaggle, the newest first."""
-    page = ""
-    while True:
-        answer = client.ask("ListSubmissions", competitionName=TGS.slug, pageSize=200, pageToken=page)
+    for answer in client.pages("ListSubmissions", competitionName=TGS.slug):
         yield from answer.submissions
-        page = answer.next_page_token
-        if not page:
-            return
 
 
 def adopt(ledger: Ledger, row: Any, **facts: Any) -> Record:
     """Enter a submission that Kaggle has and the ledger has not, or not yet as sent."""
     date = row.date.isoformat(timespec="seconds") if row.date else ""
-    return ledger.add(_tag_of(row) or f"ref-{row.ref}", "sent", competition=TGS.slug, ref=row.ref, date=date, **facts)
+    return ledger.add(_tag_of(row), "sent", competition=TGS.slug, ref=row.ref, date=date, **facts)
 
 
 def note(ledger: Ledger, record: Record, row: Any) -> Record:
@@ -202,9 +209,9 @@ def _score(text: str) -> float | None:
         return None
 
 
-def _tag_of(row: Any) -> str | None:
+def _tag_of(row: Any) -> str:
     found = _TAG.search(row.description)
-    return found[0] if found else None
+    return found[0] if found else f"ref-{row.ref}"
 
 
 def content_of(path: Path) -> str:

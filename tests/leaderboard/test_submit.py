@@ -173,7 +173,7 @@ def settings(**values):
         (settings(entered=False), [RULES]),
         (settings(disabled=True), ["takes no submissions any more"]),
         (settings(kernels_only=True), ["only kernels are taken", "push_kernel.py"]),
-        (settings(used_today=5), ["0 submissions left today", "at 00:00 UTC, in ", "--queue"]),
+        (settings(used_today=5), ["0 of the day's submissions left", "at 00:00 UTC, in ", "--queue"]),
         (lambda kaggle: kaggle.plant("GetCompetition", status=401), ["401", "https://www.kaggle.com/settings/api"]),
         (lambda kaggle: kaggle.plant("StartSubmissionUpload", status=403), ["403", RULES]),
         (lambda kaggle: kaggle.plant("PUT", status=403), ["403"]),
@@ -196,7 +196,7 @@ def test_all_are_checked_before_the_first_costs_a_slot(home, kaggle):
     kaggle.competition.used_today = 4
     code, _, err = submit(home, "a", "b")
     assert code == 3
-    assert "1 submissions left today, 2 wanted" in err
+    assert "1 of the day's submissions left, 2 wanted" in err
     (home / "runs" / "b" / "test.npy").unlink()
     assert submit(home, "a", "b")[0] == 2
     assert kaggle.competition.submissions == []
