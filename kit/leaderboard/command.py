@@ -22,8 +22,9 @@ def submit(args: argparse.Namespace) -> None:
     ledger = Ledger()
     if args.work_queue:
         client = _client()
-        outcome(client, ledger, waiting_list.work(client, ledger), args.wait)
+        done = waiting_list.work(client, ledger)
         print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
+        outcome(client, ledger, done, args.wait)
         return
     parcels = [_parcel(what, args) for what in args.what] if args.what else [_kernel(args)]
     if args.dry_run:
@@ -35,7 +36,8 @@ def submit(args: argparse.Namespace) -> None:
             print(f"queued: {waiting_list.put(ledger, parcel).what}; send with python scripts/submit.py --work-queue")
         return
     client = _client()
-    if remark := sending.check(client, len(parcels), bool(args.kernel)):
+    fresh = sum(not sending.cut_off(ledger, parcel) for parcel in parcels)  # the others may have arrived
+    if fresh and (remark := sending.check(client, fresh, bool(args.kernel))):
         print(remark)
     sent = [_send(client, ledger, parcel) for parcel in parcels]
     outcome(client, ledger, sent, args.wait)

@@ -52,10 +52,8 @@ def _download(client: Client, data: Path, sizes: dict[str, int]) -> None:
 def build(data: Path) -> None:
     """Read and check every tile, fill the cache, deal the folds, and say what was found. Raises InputError."""
     loaded = tiles.load(data)
-    empty = (~loaded.masks.any(axis=(1, 2))).sum()
-    print(
-        f"{len(loaded.train_ids):,} training tiles, {empty:,} of them without salt; {len(loaded.test_ids):,} test tiles"
-    )
+    salt = loaded.masks.any(axis=(1, 2)).sum()
+    print(f"{len(loaded.train_ids):,} training tiles, {salt:,} with salt; {len(loaded.test_ids):,} test tiles")
     baseline = recipe.load("baseline")
     choice = baseline.data
     table = folds.make(loaded, choice.folds, choice.folds_by, baseline.seed)

@@ -80,6 +80,12 @@ def refuse_known(ledger: Ledger, parcel: Parcel, states: tuple[str, ...] = TAKEN
                              if record.state in TAKEN else f"the same content is {record.state} already")  # fmt: skip
 
 
+def cut_off(ledger: Ledger, parcel: Parcel) -> bool:
+    """Whether sending this content began before and never came to an end, so that Kaggle may have it."""
+    states = [record.state for record in ledger.records() if record.content == parcel.content]
+    return states[-1:] == ["intent"]
+
+
 def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
     """Submit, once whatever happens, and return the record with Kaggle's reference; its score comes later.
 
