@@ -23,8 +23,8 @@ LOOKS = (2, 5, 15, 30)  # seconds before each look for what an unanswered call m
 SERVICES = ("competitions.competition_api_client", "datasets.dataset_api_client", "kernels.kernels_api_client",
             "blobs.blob_api_client")  # fmt: skip
 NO_CREDENTIALS = (
-    "no Kaggle credentials: make a token at https://www.kaggle.com/settings/api, save it to ~/.kaggle/access_token "
-    "and keep it to yourself with chmod 600, or run kaggle auth login"
+    "no Kaggle credentials, or none that Kaggle knows: make a token at https://www.kaggle.com/settings/api, "
+    "save it to ~/.kaggle/access_token and keep it to yourself with chmod 600, or run kaggle auth login"
 )
 
 T = TypeVar("T")

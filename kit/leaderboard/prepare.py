@@ -49,8 +49,8 @@ def _download(client: Client, data: Path, sizes: dict[str, int]) -> None:
     print(f"written: {path}")
 
 
-def build(data: Path) -> None:
-    """Read and check every tile, fill the cache, deal the folds, and say what was found. Raises InputError."""
+def build(data: Path) -> tiles.Tiles:
+    """Read and check every tile, fill the cache, deal the folds, say what was found. Raises InputError."""
     loaded = tiles.load(data)
     salt = loaded.masks.any(axis=(1, 2)).sum()
     print(f"{len(loaded.train_ids):,} training tiles, {salt:,} with salt; {len(loaded.test_ids):,} test tiles")
@@ -59,6 +59,7 @@ def build(data: Path) -> None:
     table = folds.make(loaded, choice.folds, choice.folds_by, baseline.seed)
     sizes = table["fold"].value_counts()
     print(f"{choice.folds} folds by {choice.folds_by}, of {sizes.min():,} to {sizes.max():,} tiles")
+    return loaded
 
 
 def _listed(client: Client) -> dict[str, int]:

@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 def start(script, *arguments, cwd, **variables):
     """Start a script of scripts/ in the folder cwd, with other environment variables (None: without that one)."""
     environment = {**os.environ, "KIT_DATA": None, "KIT_CACHE": None, **variables}
+    given = {key: value for key, value in environment.items() if value is not None}
     return subprocess.Popen(
         [sys.executable, __file__, str(ROOT / "scripts" / script), *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env={key: value for key, value in environment.items() if value is not None},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=given,
     )  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_a_no_is_one_line_with_the_address(whole, tmp_path, fault, code, words):
 def test_without_credentials(whole, tmp_path):
     code, _, err = prepare(tmp_path, "--download", KAGGLE_USERNAME=None, KAGGLE_KEY=None)
     assert (code, err.count("\n")) == (2, 1)
-    assert "no Kaggle credentials: make a token at https://www.kaggle.com/settings/api" in err
+    assert "make a token at https://www.kaggle.com/settings/api" in err
 
 
 def test_without_data(tmp_path, kaggle):

@@ -48,6 +48,6 @@ def test_a_wait_that_kaggle_asks_for_is_kept(kaggle, sent):
 def test_pending_for_ever(kaggle, sent, monkeypatch):
     monkeypatch.setattr(sending, "PATIENCE", 600)
     kaggle.competition.pending = 10**9
-    with pytest.raises(UnreachableError, match="ask again with submit.py --status"):
+    with pytest.raises(UnreachableError, match="ask again with submit"):
         sending.wait(*sent)
     assert sum(kaggle.slept) >= 600
