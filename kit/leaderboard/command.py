@@ -16,9 +16,20 @@ from kit.leaderboard.sending import Parcel
 from kit.scoring.decide import decision_of, masks_of_test
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raises InputError for a command line that says nothing, or two things at once."""
+    if bool(args.what) + bool(args.kernel) + args.work_queue + args.status != 1:
+        raise InputError("name runs or files, or give one of --kernel, --work-queue, --status: see --help")
+    if args.queue and (args.work_queue or args.status or args.wait or args.dry_run):
+        raise InputError("--queue only puts runs, files or a kernel on the queue: leave out the other flag")
+    if bool(args.kernel) != (args.version is not None):
+        raise InputError("--kernel and --version go together: push_kernel.py prints both")
+    if args.dry_run and not args.what:
+        raise InputError("--dry-run is for runs and files: leave it out")
+
+
 def submit(args: argparse.Namespace) -> None:
     """Do what the command line asks for and print it. Raises InputError, RefusedError, UnreachableError."""
-    _check(args)
     ledger = Ledger()
     if args.work_queue:
         client = _client()
@@ -41,15 +52,6 @@ def submit(args: argparse.Namespace) -> None:
         print(remark)
     sent = [_send(client, ledger, parcel) for parcel in parcels]
     outcome(client, ledger, sent, args.wait)
-
-
-def _check(args: argparse.Namespace) -> None:
-    if bool(args.what) + bool(args.kernel) + args.work_queue != 1:
-        raise InputError("name runs or files, or give one of --kernel, --work-queue, --status: see --help")
-    if bool(args.kernel) != (args.version is not None):
-        raise InputError("--kernel and --version go together: push_kernel.py prints both")
-    if args.dry_run and not args.what:
-        raise InputError("--dry-run is for runs and files: leave it out")
 
 
 def _client() -> Client:

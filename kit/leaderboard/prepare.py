@@ -39,7 +39,7 @@ def _download(client: Client, data: Path, sizes: dict[str, int]) -> None:
     needed, free = ROOM * sum(sizes.values()), shutil.disk_usage(data).free
     if free < needed:
         raise InputError(f"{data} has {free / 2**30:.1f} GiB free, the data needs {needed / 2**30:.1f}: make room")
-    print(f"downloading {len(sizes)} files, {sum(sizes.values()) / 2**20:.0f} MiB, to {path}", flush=True)
+    print(f"downloading {len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB, to {path}", flush=True)
     transfer.download(lambda: client.ask("DownloadDataFiles", competitionName=TGS.slug), path)
     if fault := _fault(path):
         path.unlink()

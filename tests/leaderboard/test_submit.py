@@ -239,6 +239,8 @@ def test_refusals_of_the_command_line(home):
     for arguments, words in [
         ([], "name runs or files"),
         (["a", "--work-queue"], "name runs or files"),
+        (["a", "--status"], "name runs or files"),
+        (["--work-queue", "--queue"], "--queue only puts"),
         (["--kernel", "me/slug"], "--version go together"),
         (["--kernel", "slug", "--version", "2"], "owner/slug"),
         (["--kernel", "me/slug", "--version", "2", "--dry-run"], "--dry-run"),
