@@ -160,9 +160,9 @@ def in_bounds(what: str = "", competition: str | None = None) -> Iterator[None]:
         raise TroubleError(f"{what}: no connection to Kaggle within {TIMEOUT[0]} s", maybe_done=False) from None
     except requests.Timeout:
         raise TroubleError(f"{what}: no answer from Kaggle within {TIMEOUT[1]} s") from None
-    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-        raise TroubleError(f"{what}: the connection to Kaggle was cut or refused") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        raise TroubleError(f"{what}: the connection to Kaggle was cut or refused ({type(error).__name__})") from None
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         if isinstance(error, UnicodeError) or "header" in str(error):  # it quotes the key, so it is not passed on
