@@ -7,6 +7,7 @@ the reasons of refusals and repeats what must not be repeated, so here its calls
 
 import contextlib
 import io
+import math
 import random
 import re
 import time
@@ -20,6 +21,7 @@ TIMEOUT = (10, 60)  # seconds: to connect, and between two parts of an answer
 TRIES = 5
 LONGEST_WAIT = 120  # seconds; where Kaggle asks for more, the user decides
 LOOKS = (2, 5, 15, 30)  # seconds before each look for what an unanswered call may have done
+MISSES = 10  # looks for a result, one after the other, at which Kaggle may be away
 SERVICES = ("competitions.competition_api_client", "datasets.dataset_api_client", "kernels.kernels_api_client",
             "blobs.blob_api_client")  # fmt: skip
 NO_CREDENTIALS = (
@@ -71,6 +73,29 @@ def patiently(attempt: Callable[[], T], found: Callable[[], T | None] | None = N
                 ) from None
             sleep(max(trouble.after, min(2**number, 30)) * random.uniform(1, 1.5))
     raise AssertionError("TRIES is above 0")
+
+
+def poll(look: Callable[[], T | None], longest: float = math.inf) -> T | None:
+    """The first answer of `look` that is not None, asked after 5 s and then ever less often, at last each minute.
+
+    None where there is none within `longest` seconds. Kaggle may be away for MISSES looks less one; the next one
+    raises UnreachableError.
+    """
+    waited, pause, missed = 0.0, 5.0, 0
+    while True:
+        rest = pause
+        try:
+            if (found := look()) is not None:
+                return found
+            missed = 0
+        except UnreachableError as error:
+            missed, rest = missed + 1, max(pause, error.after)
+            if missed == MISSES:
+                raise
+        if waited >= longest:
+            return None
+        sleep(rest)
+        waited, pause = waited + rest, min(1.5 * pause, 60.0)
 
 
 class Client:

@@ -32,7 +32,7 @@ def submit(args: argparse.Namespace) -> None:
     """Do what the command line asks for and print it. Raises InputError, RefusedError, UnreachableError."""
     ledger = Ledger()
     if args.work_queue:
-        client = _client()
+        client = log_in()
         done = waiting_list.work(client, ledger)
         print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
         outcome(client, ledger, done, args.wait)
@@ -46,15 +46,15 @@ def submit(args: argparse.Namespace) -> None:
         for parcel in parcels:
             print(f"queued: {waiting_list.put(ledger, parcel).what}; send with python scripts/submit.py --work-queue")
         return
-    client = _client()
+    client = log_in()
     fresh = sum(not sending.cut_off(ledger, parcel) for parcel in parcels)  # the others may have arrived
     if fresh and (remark := sending.check(client, fresh, bool(args.kernel))):
         print(remark)
-    sent = [_send(client, ledger, parcel) for parcel in parcels]
+    sent = [send(client, ledger, parcel) for parcel in parcels]
     outcome(client, ledger, sent, args.wait)
 
 
-def _client() -> Client:
+def log_in() -> Client:
     warn_exposed()
     return Client()
 
@@ -82,10 +82,10 @@ def _parcel(what: str, args: argparse.Namespace) -> Parcel:
         print(f"score against {answers}: {submission.score(path, answers):.4f}")
     elif args.dry_run:
         print(f"send it: python scripts/submit.py {shlex.quote(what)} --wait")
-    return sending.of_file(path, args.message, run.name if run else "", _oof(run) if run else None)
+    return sending.of_file(path, args.message, run.name if run else "", oof(run) if run else None)
 
 
-def _oof(run: runs.Run) -> float | None:
+def oof(run: runs.Run) -> float | None:
     """The out-of-fold score of a run under its decision: nested, or at 0.5 where that is what is used."""
     decision = decision_of(run)
     if decision.score is not None:
@@ -94,7 +94,7 @@ def _oof(run: runs.Run) -> float | None:
     return mean
 
 
-def _send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
+def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
     record = sending.send(client, ledger, parcel)
     print(f"submitted: {record.what} as {record.in_words()}")
     return record

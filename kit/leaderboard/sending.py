@@ -13,13 +13,11 @@ from typing import Any
 
 from kit.data.competition import TGS
 from kit.errors import InputError, RefusedError, UnreachableError
-from kit.leaderboard import client as clients
 from kit.leaderboard import submission, transfer
-from kit.leaderboard.client import Client
+from kit.leaderboard.client import Client, poll
 from kit.leaderboard.ledger import OPEN, TAKEN, Ledger, Record
 
-FIRST_LOOK, LONGEST_LOOK, PATIENCE = 5, 60, 12 * 3600  # seconds between looks for a score, and all together
-MISSES = 10  # looks one after the other at which Kaggle may be away
+PATIENCE = 12 * 3600  # seconds that a score is waited for
 _TAG = re.compile(r"\bkit-[0-9a-f]{12}-\d+\b")
 
 
@@ -144,22 +142,16 @@ def _upload(client: Client, path: Path, content: str) -> str:
 
 
 def wait(client: Client, ledger: Ledger, record: Record) -> Record:
-    """Ask for the score until it is there, or the error. Raises UnreachableError after PATIENCE, or MISSES."""
-    pause, waited, missed = float(FIRST_LOOK), 0.0, 0
-    while waited < PATIENCE:
-        clients.sleep(pause)
-        waited, pause = waited + pause, min(1.5 * pause, LONGEST_LOOK)
-        try:
-            record = note(ledger, record, client.ask("GetSubmission", ref=record.ref))
-        except UnreachableError as error:
-            missed, pause = missed + 1, max(pause, error.after)
-            if missed == MISSES:
-                raise
-            continue
-        if record.state != "sent":
-            return record
-        missed, pause = 0, min(pause, LONGEST_LOOK)
-    raise UnreachableError(f"{record.ref} is pending for {PATIENCE // 3600} hours: ask again with submit.py --status")
+    """Ask for the score until it is there, or the error. Raises UnreachableError after PATIENCE seconds."""
+
+    def look() -> Record | None:
+        now = note(ledger, record, client.ask("GetSubmission", ref=record.ref))
+        return None if now.state == "sent" else now
+
+    found = poll(look, PATIENCE)
+    if found is None:
+        raise UnreachableError(f"{record.ref} is pending for {PATIENCE // 3600} hours: later, submit.py --status")
+    return found
 
 
 def refresh(client: Client, ledger: Ledger) -> None:

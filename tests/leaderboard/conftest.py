@@ -7,6 +7,7 @@ import pytest
 
 from kit.leaderboard import client
 from tests.leaderboard.competition import Competition
+from tests.leaderboard.kernels import Datasets, Kernels
 from tests.leaderboard.server import Server
 
 
@@ -18,7 +19,7 @@ def kaggle(tmp_path, monkeypatch):
     """
     home = tmp_path / "home"
     (home / ".kaggle").mkdir(parents=True)
-    with Server(competition=Competition) as server:
+    with Server(competition=Competition, datasets=Datasets, kernels=Kernels) as server:
         for name, value in server.environment(home).items():
             monkeypatch.setenv(name, value)
         for name in ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "XDG_CONFIG_HOME"):

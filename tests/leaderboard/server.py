@@ -137,9 +137,6 @@ class Accounts:
         used, allowed = self.gpu_hours
         return {"gpuQuota": {"timeUsed": f"{used * 3600}s", "totalTimeAllowed": f"{allowed * 3600}s"}}
 
-    def StartBlobUpload(self, body):
-        return self.server.place(int(body.get("contentLength", 0)))
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
