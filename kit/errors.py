@@ -17,4 +17,11 @@ class RefusedError(Exception):
 
 
 class UnreachableError(Exception):
-    """Kaggle did not answer, or not in time, however often it was asked. Exit code 4."""
+    """Kaggle did not answer, or not in time, however often it was asked. Exit code 4.
+
+    after: seconds that Kaggle asks to wait before it is asked again, where it does.
+    """
+
+    def __init__(self, line: str, after: float = 0):
+        super().__init__(line)
+        self.after = after

@@ -31,16 +31,16 @@ def main() -> None:
     cli.add_data(parser)
     args = parser.parse_args()
 
-    if args.status:
-        from kit.leaderboard.ledger import Ledger
-        from kit.report import standing
-
-        standing.show(Ledger())
-        return
-
     from kit.leaderboard import command
 
-    command.submit(args)
+    command.check(args)
+    if not args.status:
+        command.submit(args)
+        return
+
+    from kit.report import standing
+
+    standing.show()
 
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["train.py", "--set", "pseudo_run=absent", "--set", "stages.0.pseudo=mix"], ["no run 'absent'"]),
         (["train.py", "--set", "iterate=2"], ["no stage", "stages.3.pseudo=mix"]),
         (["submit.py", "absent", "--dry-run"], ["no run 'absent'"]),
+        (["submit.py"], ["name runs or files"]),
+        (["prepare.py"], ["data is no folder"]),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):

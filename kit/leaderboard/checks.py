@@ -42,10 +42,10 @@ def run(data: Path) -> None:
 
 def _passes(name: str, check: Callable[[], str]) -> bool:
     try:
-        print(f"ok    {name:<12} {check()}", flush=True)
+        print(f"ok    {name:<14}{check()}", flush=True)
         return True
     except (InputError, RefusedError, UnreachableError) as error:
-        print(f"mend  {name:<12} {error}", flush=True)
+        print(f"mend  {name:<14}{error}", flush=True)
         return False
 
 

@@ -21,11 +21,12 @@ TIMEOUT = (10, 60)  # seconds: to connect, and between two parts of an answer
 TRIES = 5
 LONGEST_WAIT = 120  # seconds; where Kaggle asks for more, the user decides
 LOOKS = (2, 5, 15, 30)  # seconds before each look for what an unanswered call may have done
+MISSES = 10  # looks for a result, one after the other, at which Kaggle may be away
 SERVICES = ("competitions.competition_api_client", "datasets.dataset_api_client", "kernels.kernels_api_client",
             "blobs.blob_api_client")  # fmt: skip
 NO_CREDENTIALS = (
-    "no Kaggle credentials: make a token at https://www.kaggle.com/settings/api, save it to ~/.kaggle/access_token "
-    "and keep it to yourself with chmod 600, or run kaggle auth login"
+    "no Kaggle credentials, or none that Kaggle knows: make a token at https://www.kaggle.com/settings/api, "
+    "save it to ~/.kaggle/access_token and keep it to yourself with chmod 600, or run kaggle auth login"
 )
 
 T = TypeVar("T")
@@ -50,20 +51,51 @@ def patiently(attempt: Callable[[], T], found: Callable[[], T | None] | None = N
     found: for what must not be done twice. Where Kaggle may have done it without our hearing of it, this looks for it
     before the next try and returns it, or None. Raises UnreachableError.
     """
+    unclear = False
     for number in range(TRIES):
         try:
             return attempt()
+        except RefusedError:  # a limit, say, that the lost try has used up
+            if found and unclear and (result := found()) is not None:
+                return result
+            raise
         except TroubleError as trouble:
             if found and trouble.maybe_done:
+                unclear = True
                 for wait in LOOKS:
                     sleep(wait)
                     if (result := found()) is not None:
                         return result
             if number == TRIES - 1 or trouble.after > LONGEST_WAIT:
                 asked = f", Kaggle asks to wait {trouble.after:.0f} s" if trouble.after else ""
-                raise UnreachableError(f"{trouble} ({number + 1} tries{asked}): try again later") from None
+                raise UnreachableError(
+                    f"{trouble} ({number + 1} tries{asked}): try again later", trouble.after
+                ) from None
             sleep(max(trouble.after, min(2**number, 30)) * random.uniform(1, 1.5))
     raise AssertionError("TRIES is above 0")
+
+
+def poll(look: Callable[[], T | None], longest: float = math.inf) -> T | None:
+    """The first answer of `look` that is not None, asked after 5 s and then ever less often, at last each minute.
+
+    None where there is none within `longest` seconds. Kaggle may be away for MISSES looks less one; the next one
+    raises UnreachableError.
+    """
+    waited, pause, missed = 0.0, 5.0, 0
+    while True:
+        rest = pause
+        try:
+            if (found := look()) is not None:
+                return found
+            missed = 0
+        except UnreachableError as error:
+            missed, rest = missed + 1, max(pause, error.after)
+            if missed == MISSES:
+                raise
+        if waited >= longest:
+            return None
+        sleep(rest)
+        waited, pause = waited + rest, min(1.5 * pause, 60.0)
 
 
 class Client:
@@ -86,6 +118,18 @@ class Client:
     def ask(self, method: str, **fields: Any) -> Any:
         """A call that only reads, repeated while trouble lasts."""
         return patiently(lambda: self._call(method, fields))
+
+    def pages(self, method: str, **fields: Any) -> Iterator[Any]:
+        """The answers of a list that comes in pages."""
+        token = ""
+        while True:
+            answer = self.ask(
+                method, **fields, pageSize=20, pageToken=token
+            )  # the size that the client itself asks for
+            yield answer
+            token = answer.next_page_token
+            if not token:
+                return
 
     def once(self, method: str, found: Callable[[], T | None], **fields: Any) -> T | Any:
         """A call that must be done once: after a lost answer, `found` looks for its work before it is made again."""
@@ -141,9 +185,9 @@ def in_bounds(what: str = "", competition: str | None = None) -> Iterator[None]:
         raise TroubleError(f"{what}: no connection to Kaggle within {TIMEOUT[0]} s", maybe_done=False) from None
     except requests.Timeout:
         raise TroubleError(f"{what}: no answer from Kaggle within {TIMEOUT[1]} s") from None
-    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-        raise TroubleError(f"{what}: the connection to Kaggle was cut or refused") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        raise TroubleError(f"{what}: the connection to Kaggle was cut or refused ({type(error).__name__})") from None
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         if isinstance(error, UnicodeError) or "header" in str(error):  # it quotes the key, so it is not passed on
@@ -192,15 +236,3 @@ def _retry_after(response: Any) -> float:
         return max(0.0, (parsedate_to_datetime(text) - now).total_seconds())
     except (ValueError, TypeError, KeyError):
         return 0.0
-
-
-def poll(look: Callable[[], T | None], longest: float = math.inf) -> T | None:
-    """The first answer of `look` that is not None, asked after 5 s and then ever less often, at last each minute.
-
-    None where there is none within `longest` seconds.
-    """
-    waited, pause = 0.0, 5.0
-    while (found := look()) is None and waited < longest:
-        sleep(pause)
-        waited, pause = waited + pause, min(1.5 * pause, 60.0)
-    return found

@@ -16,14 +16,26 @@ from kit.leaderboard.sending import Parcel
 from kit.scoring.decide import decision_of, masks_of_test
 
 
+def check(args: argparse.Namespace) -> None:
+    """Raises InputError for a command line that says nothing, or two things at once."""
+    if bool(args.what) + bool(args.kernel) + args.work_queue + args.status != 1:
+        raise InputError("name runs or files, or give one of --kernel, --work-queue, --status: see --help")
+    if args.queue and (args.work_queue or args.status or args.wait or args.dry_run):
+        raise InputError("--queue only puts runs, files or a kernel on the queue: leave out the other flag")
+    if bool(args.kernel) != (args.version is not None):
+        raise InputError("--kernel and --version go together: push_kernel.py prints both")
+    if args.dry_run and not args.what:
+        raise InputError("--dry-run is for runs and files: leave it out")
+
+
 def submit(args: argparse.Namespace) -> None:
     """Do what the command line asks for and print it. Raises InputError, RefusedError, UnreachableError."""
-    _check(args)
     ledger = Ledger()
     if args.work_queue:
         client = log_in()
-        outcome(client, ledger, waiting_list.work(client, ledger), args.wait)
+        done = waiting_list.work(client, ledger)
         print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
+        outcome(client, ledger, done, args.wait)
         return
     parcels = [_parcel(what, args) for what in args.what] if args.what else [_kernel(args)]
     if args.dry_run:
@@ -35,19 +47,11 @@ def submit(args: argparse.Namespace) -> None:
             print(f"queued: {waiting_list.put(ledger, parcel).what}; send with python scripts/submit.py --work-queue")
         return
     client = log_in()
-    if remark := sending.check(client, len(parcels), bool(args.kernel)):
+    fresh = sum(not sending.cut_off(ledger, parcel) for parcel in parcels)  # the others may have arrived
+    if fresh and (remark := sending.check(client, fresh, bool(args.kernel))):
         print(remark)
     sent = [send(client, ledger, parcel) for parcel in parcels]
     outcome(client, ledger, sent, args.wait)
-
-
-def _check(args: argparse.Namespace) -> None:
-    if bool(args.what) + bool(args.kernel) + args.work_queue != 1:
-        raise InputError("name runs or files, or give one of --kernel, --work-queue, --status: see --help")
-    if bool(args.kernel) != (args.version is not None):
-        raise InputError("--kernel and --version go together: push_kernel.py prints both")
-    if args.dry_run and not args.what:
-        raise InputError("--dry-run is for runs and files: leave it out")
 
 
 def log_in() -> Client:

@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from kit import recipe
+from kit import recipe, runs
 from kit.data import folds, tiles
 from kit.data.archive import ZIP_ERRORS
 from kit.data.competition import TGS
@@ -26,15 +26,20 @@ def download(data: Path) -> None:
     warn_exposed()
     client = Client()
     sizes = _listed(client)
+    data.mkdir(parents=True, exist_ok=True)
+    with runs.exclusive(data / ".download.lock"):
+        _download(client, data, sizes)
+
+
+def _download(client: Client, data: Path, sizes: dict[str, int]) -> None:
     path = data / f"{TGS.slug}.zip"
     if path.exists() and not _fault(path) and not _difference(path, sizes):
         print(f"{path} is there already, and sound")
         return
-    data.mkdir(parents=True, exist_ok=True)
     needed, free = ROOM * sum(sizes.values()), shutil.disk_usage(data).free
     if free < needed:
         raise InputError(f"{data} has {free / 2**30:.1f} GiB free, the data needs {needed / 2**30:.1f}: make room")
-    print(f"downloading {len(sizes)} files, {sum(sizes.values()) / 2**20:.0f} MiB, to {path}", flush=True)
+    print(f"downloading {len(sizes)} files, {sum(sizes.values()) / 2**20:.1f} MiB, to {path}", flush=True)
     transfer.download(lambda: client.ask("DownloadDataFiles", competitionName=TGS.slug), path)
     if fault := _fault(path):
         path.unlink()
@@ -44,30 +49,23 @@ def download(data: Path) -> None:
     print(f"written: {path}")
 
 
-def build(data: Path) -> None:
-    """Read and check every tile, fill the cache, deal the folds, and say what was found. Raises InputError."""
+def build(data: Path) -> tiles.Tiles:
+    """Read and check every tile, fill the cache, deal the folds, say what was found. Raises InputError."""
     loaded = tiles.load(data)
-    empty = (~loaded.masks.any(axis=(1, 2))).sum()
-    print(
-        f"{len(loaded.train_ids):,} training tiles, {empty:,} of them without salt; {len(loaded.test_ids):,} test tiles"
-    )
+    salt = loaded.masks.any(axis=(1, 2)).sum()
+    print(f"{len(loaded.train_ids):,} training tiles, {salt:,} with salt; {len(loaded.test_ids):,} test tiles")
     baseline = recipe.load("baseline")
     choice = baseline.data
     table = folds.make(loaded, choice.folds, choice.folds_by, baseline.seed)
     sizes = table["fold"].value_counts()
     print(f"{choice.folds} folds by {choice.folds_by}, of {sizes.min():,} to {sizes.max():,} tiles")
+    return loaded
 
 
 def _listed(client: Client) -> dict[str, int]:
     """The competition's files and their sizes in bytes."""
-    sizes: dict[str, int] = {}
-    page = ""
-    while True:
-        answer = client.ask("ListDataFiles", competitionName=TGS.slug, pageSize=200, pageToken=page)
-        sizes |= {file.name: file.total_bytes for file in answer.files}
-        page = answer.next_page_token
-        if not page:
-            return sizes
+    answers = client.pages("ListDataFiles", competitionName=TGS.slug)
+    return {file.name: file.total_bytes for answer in answers for file in answer.files}
 
 
 def _fault(path: Path) -> str:

@@ -5,7 +5,7 @@ Each carries a tag of its own in its description. Whatever was cut, and by whate
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import Any
 
 from kit.data.competition import TGS
 from kit.errors import InputError, RefusedError, UnreachableError
-from kit.leaderboard import client as clients
 from kit.leaderboard import submission, transfer
-from kit.leaderboard.client import Client
+from kit.leaderboard.client import Client, poll
 from kit.leaderboard.ledger import OPEN, TAKEN, Ledger, Record
 
-FIRST_LOOK, LONGEST_LOOK, PATIENCE = 5, 60, 12 * 3600  # seconds between looks for a score, and all together
+PATIENCE = 12 * 3600  # seconds that a score is waited for
 _TAG = re.compile(r"\bkit-[0-9a-f]{12}-\d+\b")
 
 
@@ -66,7 +65,7 @@ def check(client: Client, count: int, kernel: bool = False) -> str:
     limits = client.ask("GetSubmissionLimits", competitionName=TGS.slug)
     if limits.num_allowed_now < count:
         wait = "there are no more for this team" if limits.limited_by_total else f"more {_tomorrow()}, or --queue"
-        raise RefusedError(f"{limits.num_allowed_now} submissions left today, {count} wanted: {wait}")
+        raise RefusedError(f"{limits.num_allowed_now} of the day's submissions left, {count} wanted: {wait}")
     late = facts.deadline is not None and facts.deadline < datetime.now(UTC).replace(tzinfo=None)
     return f"the deadline was {facts.deadline:%Y-%m-%d}: it will be scored, not ranked" if late else ""
 
@@ -79,6 +78,12 @@ def refuse_known(ledger: Ledger, parcel: Parcel, states: tuple[str, ...] = TAKEN
                              if record.state in TAKEN else f"the same content is {record.state} already")  # fmt: skip
 
 
+def cut_off(ledger: Ledger, parcel: Parcel) -> bool:
+    """Whether sending this content began before and never came to an end, so that Kaggle may have it."""
+    states = [record.state for record in ledger.records() if record.content == parcel.content]
+    return states[-1:] == ["intent"]
+
+
 def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
     """Submit, once whatever happens, and return the record with Kaggle's reference; its score comes later.
 
@@ -89,7 +94,7 @@ def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
         refuse_known(ledger, parcel)
         earlier = [record for record in ledger.records() if record.content == parcel.content]
         going_on = earlier[-1].tag if earlier and earlier[-1].state in OPEN else None
-        theirs = [row for row in listed(client) if f"kit-{parcel.content[:12]}-" in row.description]
+        theirs = [row for row in listed(client) if _tag_of(row).startswith(_tag(parcel, ""))]
         for row in theirs:
             if _tag_of(row) == going_on:
                 return note(ledger, adopt(ledger, row, **parcel.facts()), row)
@@ -97,15 +102,15 @@ def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
                 record = note(ledger, adopt(ledger, row, **parcel.facts()), row)
                 raise InputError(f"the same content was submitted from elsewhere as {record.in_words()}")
         check(client, 1, bool(parcel.kernel))
-        tags = {record.tag for record in earlier} | {_tag_of(row) for row in theirs}
-        return _send(client, ledger, parcel, going_on or f"kit-{parcel.content[:12]}-{len(tags) + 1}")
+        tags = [record.tag for record in earlier] + [_tag_of(row) for row in theirs]
+        return _send(client, ledger, parcel, going_on or new_tag(parcel, tags))
 
 
 def _send(client: Client, ledger: Ledger, parcel: Parcel, tag: str) -> Record:
     def found() -> Any:
         return next((row for row in listed(client) if _tag_of(row) == tag), None)
 
-    message = re.sub(r"[^ -~]|[|/]", "-", parcel.message)  # Kaggle has refused descriptions with others
+    message = re.sub(r"[^ -~]|[|/]", "-", parcel.message)[:200]  # Kaggle has refused others, and might cut off the tag
     fields: dict[str, Any] = {"competitionName": TGS.slug, "submissionDescription": f"{message} {tag}"}
     if parcel.kernel:
         method, (owner, slug, version) = "CreateCodeSubmission", parcel.kernel.split("/")
@@ -119,7 +124,9 @@ def _send(client: Client, ledger: Ledger, parcel: Parcel, tag: str) -> Record:
     except RefusedError as error:
         ledger.add(tag, "refused", error=str(error))
         raise
-    return ledger.add(tag, "sent", ref=answer.ref or found().ref, date=_now())
+    if not answer.ref:
+        raise UnreachableError("Kaggle took it but gave it no number: submit it again, it is looked for first")
+    return ledger.add(tag, "sent", ref=answer.ref, date=_now())
 
 
 def _upload(client: Client, path: Path, content: str) -> str:
@@ -136,14 +143,15 @@ def _upload(client: Client, path: Path, content: str) -> str:
 
 def wait(client: Client, ledger: Ledger, record: Record) -> Record:
     """Ask for the score until it is there, or the error. Raises UnreachableError after PATIENCE seconds."""
-    pause, waited = float(FIRST_LOOK), 0.0
-    while waited < PATIENCE:
-        clients.sleep(pause)
-        record = note(ledger, record, client.ask("GetSubmission", ref=record.ref))
-        if record.state != "sent":
-            return record
-        waited, pause = waited + pause, min(1.5 * pause, LONGEST_LOOK)
-    raise UnreachableError(f"{record.ref} is pending for {PATIENCE // 3600} hours: ask again with submit.py --status")
+
+    def look() -> Record | None:
+        now = note(ledger, record, client.ask("GetSubmission", ref=record.ref))
+        return None if now.state == "sent" else now
+
+    found = poll(look, PATIENCE)
+    if found is None:
+        raise UnreachableError(f"{record.ref} is pending for {PATIENCE // 3600} hours: later, submit.py --status")
+    return found
 
 
 def refresh(client: Client, ledger: Ledger) -> None:
@@ -158,21 +166,26 @@ def refresh(client: Client, ledger: Ledger) -> None:
         note(ledger, record, row)
 
 
+def new_tag(parcel: Parcel, taken: Iterable[str]) -> str:
+    """A tag of the parcel's content that was not used yet: a submission that ended in error may be tried again."""
+    numbers = [int(tag.rpartition("-")[2]) for tag in taken]
+    return _tag(parcel, max(numbers, default=0) + 1)
+
+
+def _tag(parcel: Parcel, number: object) -> str:
+    return f"kit-{parcel.content[:12]}-{number}"
+
+
 def listed(client: Client) -> Iterator[Any]:
     """The team's submissions on Kaggle, the newest first."""
-    page = ""
-    while True:
-        answer = client.ask("ListSubmissions", competitionName=TGS.slug, pageSize=200, pageToken=page)
+    for answer in client.pages("ListSubmissions", competitionName=TGS.slug):
         yield from answer.submissions
-        page = answer.next_page_token
-        if not page:
-            return
 
 
 def adopt(ledger: Ledger, row: Any, **facts: Any) -> Record:
     """Enter a submission that Kaggle has and the ledger has not, or not yet as sent."""
     date = row.date.isoformat(timespec="seconds") if row.date else ""
-    return ledger.add(_tag_of(row) or f"ref-{row.ref}", "sent", competition=TGS.slug, ref=row.ref, date=date, **facts)
+    return ledger.add(_tag_of(row), "sent", competition=TGS.slug, ref=row.ref, date=date, **facts)
 
 
 def note(ledger: Ledger, record: Record, row: Any) -> Record:
@@ -194,9 +207,9 @@ def _score(text: str) -> float | None:
         return None
 
 
-def _tag_of(row: Any) -> str | None:
+def _tag_of(row: Any) -> str:
     found = _TAG.search(row.description)
-    return found[0] if found else None
+    return found[0] if found else f"ref-{row.ref}"
 
 
 def content_of(path: Path) -> str:

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from kit import runs
 from kit.leaderboard import client
 from kit.leaderboard.client import TroubleError, in_bounds, patiently
 
 RESUMES = 3  # times that one upload goes on where it was cut, before it starts anew
-PIECE = 2**20
+PIECE = 2**16  # bytes; a cut loses the last one
 
 
 def upload(begin: Callable[[], Any], path: Path) -> str:
@@ -70,11 +72,9 @@ def download(begin: Callable[[], Any], path: Path, size: int | None = None) -> N
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with runs.exclusive(path.with_name(f".{path.name}.lock")):
-        patiently(lambda: _get(begin(), part, size))
-        os.replace(part, path)
-        for left in (_identity_of(part), path.with_name(f".{path.name}.lock")):
-            left.unlink(missing_ok=True)
+    patiently(lambda: _get(begin(), part, size))
+    os.replace(part, path)
+    _identity_of(part).unlink(missing_ok=True)
 
 
 def fetch(url: str) -> Callable[[], Any]:
@@ -98,21 +98,28 @@ def _get(response: Any, part: Path, size: int | None) -> None:
     if size is not None and length not in (None, size):
         raise TroubleError(f"downloading {part.stem}: {length} bytes are offered instead of {size}")
     identity = {"tag": tag, "size": length}
-    start = part.stat().st_size if tag and part.exists() and _read_identity(part) == identity else 0
+    known = tag and length and part.exists() and _read_identity(part) == identity
+    start = part.stat().st_size if known else 0
     with in_bounds(f"downloading {part.stem}"):
         if start and start != length:
             response = _from(response, start, tag)
             start = start if response.status_code == 206 else 0
         if not start:
             runs.write_json(_identity_of(part), identity)
-        if start != length or not start:
-            with open(part, "ab" if start else "wb") as file:
-                for piece in response.iter_content(PIECE):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
+        if not start or start != length:
+            _write(response, part, start, length)
         response.close()
     _check(part, length if size is None else size, headers)
+
+
+def _write(response: Any, part: Path, start: int, length: int | None) -> None:
+    bar = tqdm(total=length, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None)  # on a terminal
+    with open(part, "ab" if start else "wb") as file, bar:
+        for piece in response.iter_content(PIECE):
+            file.write(piece)
+            bar.update(len(piece))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _from(response: Any, start: int, tag: str | None) -> Any:

@@ -6,16 +6,15 @@ from kit.data.competition import TGS
 from kit.errors import InputError, RefusedError
 from kit.leaderboard.client import Client
 from kit.leaderboard.ledger import OPEN, TAKEN, Ledger, Record
-from kit.leaderboard.sending import Parcel, content_of, refuse_known, send
+from kit.leaderboard.sending import Parcel, content_of, new_tag, refuse_known, send
 
 
 def put(ledger: Ledger, parcel: Parcel) -> Record:
     """Queue a submission; nothing is asked of Kaggle. Raises InputError where its content is known already."""
     with ledger.sending():
         refuse_known(ledger, parcel, (*TAKEN, *OPEN))
-        earlier = {record.tag for record in ledger.records() if record.content == parcel.content}
-        tag = f"kit-{parcel.content[:12]}-{len(earlier) + 1}"
-        return ledger.add(tag, "queued", competition=TGS.slug, **parcel.facts(), queued=True)
+        earlier = [record.tag for record in ledger.records() if record.content == parcel.content]
+        return ledger.add(new_tag(parcel, earlier), "queued", competition=TGS.slug, **parcel.facts(), queued=True)
 
 
 def waiting(ledger: Ledger) -> list[Record]:

@@ -98,7 +98,7 @@ def foretold(table: pd.DataFrame, title: str) -> Figure:
                   transform=axes.get_yaxis_transform(), linestyle="none")  # fmt: skip
     both = table[["oof", "public", "private"]].to_numpy().ravel()
     ends = [pd.Series(both).min(), pd.Series(both).max()]
-    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":", label="the same")
+    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":", label="equal scores")
     axes.set_title(title.replace("; ", "\n") or "Submissions", loc="left", fontsize=12)
     axes.set_xlabel("Out-of-fold score", fontsize=11)
     axes.set_ylabel("Leaderboard score", fontsize=11)

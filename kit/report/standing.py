@@ -17,11 +17,12 @@ FEW = 3  # submissions; of fewer a correlation says nothing
 OPEN_ENDS = {"queued": "waiting in the queue", "intent": "cut off: submit again", "sent": "pending on Kaggle"}
 
 
-def show(ledger: Ledger) -> None:
+def show() -> None:
     """Ask Kaggle for news, then print every submission and draw the picture.
 
     Raises InputError, RefusedError or UnreachableError where it cannot be asked, after printing what was known before.
     """
+    ledger = Ledger()
     trouble: Exception | None = None
     try:
         warn_exposed()
@@ -49,7 +50,7 @@ def agreement(scores: pd.DataFrame) -> str:
     parts = []
     for name in ("public", "private"):
         both = scores[["oof", name]].dropna()
-        if len(both) >= FEW and (both.std() > 0).all():
+        if len(both) >= FEW and (both.nunique() > 1).all():
             gap = (both[name] - both["oof"]).mean()
             parts.append(f"{name}: correlation {np.corrcoef(both['oof'], both[name])[0, 1]:.2f}, {gap:+.4f} on average")
     return "; ".join(parts)

@@ -73,9 +73,11 @@ class Competition:
         """Two to a page, the newest first, so that one who reads only the first page is found out."""
         self._joined(body)
         first = int(body.get("pageToken") or 0)
-        rows = self.submissions[::-1]
-        more = {"nextPageToken": str(first + 2)} if first + 2 < len(rows) else {}
-        return {"submissions": [self._public(row) for row in rows[first : first + 2]], **more}
+        rows = self.submissions[::-1][first : first + 2]
+        for row in rows:
+            self._advance(row)
+        more = {"nextPageToken": str(first + 2)} if first + 2 < len(self.submissions) else {}
+        return {"submissions": [self._public(row) for row in rows], **more}
 
     def _accept(self, content, description, name):
         if self.used_today >= self.daily_limit:

@@ -13,7 +13,7 @@ from tests.leaderboard.server import Server
 
 @pytest.fixture
 def kaggle(tmp_path, monkeypatch):
-    """A running server; this process and those it starts talk to it, with a key, and wait a hundredth as long.
+    """A running server; this process and those it starts talk to it, with a key, and hardly wait.
 
     A test that lets the server hang marks itself impatient: @pytest.mark.usefixtures("impatient").
     """
@@ -26,7 +26,7 @@ def kaggle(tmp_path, monkeypatch):
             monkeypatch.delenv(name, raising=False)
         server.slept = []
         monkeypatch.setattr(client, "TIMEOUT", (30, 30))
-        monkeypatch.setattr(client, "sleep", lambda seconds: (server.slept.append(seconds), time.sleep(seconds / 100)))
+        monkeypatch.setattr(client, "sleep", lambda seconds: (server.slept.append(seconds), time.sleep(seconds / 1000)))
         monkeypatch.setattr(random, "uniform", lambda low, high: low)
         yield server
 

@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         span = self.headers.get("Content-Range", "")
         fault = self.kaggle.fault_of("PUT")
         length = int(self.headers.get("Content-Length", 0))
-        sent = self.rfile.read(length if fault.keep is None else fault.keep)
+        sent = self.rfile.read(length if fault.keep is None else min(length, fault.keep))
         self.kaggle.calls.append(("PUT", {"token": token, "span": span, "length": length}))
         if token not in self.kaggle.blobs:
             return self._answer(404, b"")

@@ -84,10 +84,28 @@ def test_a_wait_that_is_too_long_is_left_to_the_user(kaggle):
 
 def test_no_credentials(kaggle, monkeypatch, capsys):
     monkeypatch.delenv("KAGGLE_KEY")
-    with pytest.raises(InputError, match="no Kaggle credentials: make a token"):
+    with pytest.raises(InputError, match="no Kaggle credentials, or none that Kaggle knows: make a token"):
         limits()
     assert capsys.readouterr() == ("", "")
     assert kaggle.calls == []
+
+
+def test_a_token_that_kaggle_does_not_know(kaggle, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "old")
+    with pytest.raises(InputError, match="none that Kaggle knows"):
+        limits()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_logging_in_does_not_hang(kaggle, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
+    kaggle.plant("IntrospectToken", hang=60)
+    assert limits().num_allowed_now == 5
+    kaggle.plant("IntrospectToken", hang=60, times=99)
+    with pytest.raises(UnreachableError, match="logging in: no answer from Kaggle within 1 s"):
+        limits()
 
 
 def test_nobody_there(kaggle):
