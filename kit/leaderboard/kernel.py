@@ -199,15 +199,13 @@ def _status(kaggle: Client, kernel: Kernel, version: int) -> Any:
 
 def _outputs(kaggle: Client, kernel: Kernel, version: int) -> tuple[dict[str, str], str]:
     """The files that a version wrote, name -> address, and its log."""
+    asked = {"userName": kernel.owner, "kernelSlug": kernel.slug, "versionLabel": f"v{version}"}
     files: dict[str, str] = {}
-    token, log = "", ""
-    while True:
-        answer = kaggle.ask("ListKernelSessionOutput", userName=kernel.owner, kernelSlug=kernel.slug,
-                            versionLabel=f"v{version}", pageSize=100, pageToken=token)  # fmt: skip
-        files |= {file.file_name: file.url for file in answer.files or []}
-        token, log = answer.next_page_token, log or answer.log
-        if not token:
-            return files, log
+    log = ""
+    for page in kaggle.pages("ListKernelSessionOutput", **asked):
+        files |= {file.file_name: file.url for file in page.files or []}
+        log = log or page.log
+    return files, log
 
 
 def _log_lines(log: str) -> list[str]:
