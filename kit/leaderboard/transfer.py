@@ -50,7 +50,8 @@ def _put(url: str, path: Path) -> None:
                 part = {"Content-Range": f"bytes {arrived}-{size - 1}/{size}"} if arrived else {}
                 response = requests.put(url, data=file if size else b"", headers=part)
                 response.raise_for_status()
-                return
+                if response.status_code != 308:  # "go on": not all has arrived
+                    return
         except TroubleError as trouble:
             if last or trouble.after:
                 raise

@@ -33,7 +33,7 @@ class Fault:
 
     status: answered instead of the work. hang: seconds without an answer, then a cut. cut: the connection ends without
     an answer. committed: the work is done all the same before the fault. body: bytes answered with status 200 instead.
-    keep: of an upload or a download, how many bytes get through before the cut.
+    keep: how many bytes of a download get through before a cut; of an upload, how many are kept.
     """
 
     status: int = 0
@@ -155,14 +155,14 @@ class _Handler(BaseHTTPRequestHandler):
         span = self.headers.get("Content-Range", "")
         fault = self.kaggle.fault_of("PUT")
         length = int(self.headers.get("Content-Length", 0))
-        sent = self.rfile.read(length if fault.keep is None else min(length, fault.keep))
+        sent = self.rfile.read(length if fault.keep is None or not fault.cut else min(length, fault.keep))[: fault.keep]
         self.kaggle.calls.append(("PUT", {"token": token, "span": span, "length": length}))
         if token not in self.kaggle.blobs:
             return self._answer(404, b"")
         if not span.startswith("bytes */"):
             start = int(re.match(r"bytes (\d+)-", span)[1]) if span else 0
             self.kaggle.blobs[token] = self.kaggle.blobs[token][:start] + sent
-        if fault.hang or fault.cut or fault.keep is not None:
+        if fault.hang or fault.cut:
             self.kaggle.wait(fault.hang)
             return self._cut()
         if fault.status:

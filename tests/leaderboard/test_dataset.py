@@ -75,7 +75,7 @@ def test_a_server_that_does_not_answer_leaves_one_version(kaggle, files):
 
 
 def test_a_cut_upload_goes_on(kaggle, files):
-    kaggle.plant("PUT", keep=300)
+    kaggle.plant("PUT", cut=True, keep=300)
     publish(files)
     assert kaggle.datasets.versions[REF] == [content(files)]
 

@@ -51,6 +51,12 @@ def test_an_upload_that_is_cut_again_and_again_begins_anew(kaggle, big):
     assert kaggle.count("StartBlobUpload") > 1
 
 
+def test_an_upload_of_which_a_part_is_kept_goes_on(kaggle, big):
+    kaggle.plant("PUT", keep=300_000)
+    assert send(kaggle, big) == CONTENT
+    assert kaggle.count("StartBlobUpload") == 1
+
+
 @pytest.mark.parametrize(("status", "error"), [(403, RefusedError), (400, RefusedError), (503, UnreachableError)])
 def test_an_upload_that_is_refused(kaggle, big, status, error):
     kaggle.plant("PUT", status=status, times=999)
