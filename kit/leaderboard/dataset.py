@@ -59,14 +59,8 @@ def _names(kaggle: Client, owner: str, slug: str) -> set[str] | None:
     """The names of the files of the newest version, once Kaggle has it ready; None where there is no such dataset."""
     if not _ready(kaggle, owner, slug):
         return None
-    names: set[str] = set()
-    token = ""
-    while True:
-        answer = kaggle.ask("ListDatasetFiles", ownerSlug=owner, datasetSlug=slug, pageToken=token, pageSize=100)
-        names |= {file.name for file in answer.dataset_files or []}
-        token = answer.next_page_token
-        if not token:
-            return names
+    pages = kaggle.pages("ListDatasetFiles", ownerSlug=owner, datasetSlug=slug)
+    return {file.name for page in pages for file in page.dataset_files or []}
 
 
 def _ready(kaggle: Client, owner: str, slug: str) -> bool:

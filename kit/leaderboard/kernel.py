@@ -125,7 +125,7 @@ def follow(kaggle: Client, kernel: Kernel, version: int) -> None:
         answer = _status(kaggle, kernel, version)
         name = answer.status.name
         if name != seen:
-            print(f"kernel {kernel.ref}: version {version} is {name.lower().replace('_', ' ')}", flush=True)
+            print(f"version {version}: {name.lower().replace('_', ' ')}", flush=True)
             seen = name
         return None if name in ("QUEUED", "RUNNING", "NEW_SCRIPT", "CANCEL_REQUESTED") else answer
 
@@ -154,8 +154,13 @@ def fetch(kaggle: Client, kernel: Kernel, version: int, folder: Path) -> Path:
         path = folder / re.sub(r"^runs/kernel/", "", name)
         if not path.resolve().is_relative_to(folder.resolve()):
             raise RefusedError(f"kernel {kernel.ref}: its output {name!r} would lie outside {folder}")
-        if not path.exists():  # each is written whole, so a fetch that was cut goes on
+        if path.exists():  # each is written whole, so a fetch that was cut goes on
+            continue
+        try:
             client.patiently(partial(_download, path, url))
+        except RefusedError as error:  # the addresses are for minutes only
+            raise RefusedError(f"kernel {kernel.ref}: {name} of version {version} is not to be had ({error}); "
+                               "give the same command again", error.status) from None  # fmt: skip
     runs.write_text(folder / "kernel.log", "\n".join(_log_lines(log)) + "\n")
     if OUTPUT not in files:
         raise RefusedError(f"kernel {kernel.ref}: version {version} wrote no {OUTPUT}: see {folder / 'kernel.log'}")
@@ -194,15 +199,13 @@ def _status(kaggle: Client, kernel: Kernel, version: int) -> Any:
 
 def _outputs(kaggle: Client, kernel: Kernel, version: int) -> tuple[dict[str, str], str]:
     """The files that a version wrote, name -> address, and its log."""
+    asked = {"userName": kernel.owner, "kernelSlug": kernel.slug, "versionLabel": f"v{version}"}
     files: dict[str, str] = {}
-    token, log = "", ""
-    while True:
-        answer = kaggle.ask("ListKernelSessionOutput", userName=kernel.owner, kernelSlug=kernel.slug,
-                            versionLabel=f"v{version}", pageSize=100, pageToken=token)  # fmt: skip
-        files |= {file.file_name: file.url for file in answer.files or []}
-        token, log = answer.next_page_token, log or answer.log
-        if not token:
-            return files, log
+    log = ""
+    for page in kaggle.pages("ListKernelSessionOutput", **asked):
+        files |= {file.file_name: file.url for file in page.files or []}
+        log = log or page.log
+    return files, log
 
 
 def _log_lines(log: str) -> list[str]:

@@ -112,7 +112,7 @@ def test_a_version_is_followed_to_its_end(kaggle, capsys):
     kaggle.kernels.states = ["QUEUED", "QUEUED", "RUNNING", "RUNNING", "COMPLETE"]
     kernel.follow(Client(), MINE, kernel.push(Client(), MINE))
     said = capsys.readouterr().out.splitlines()
-    assert said == [f"kernel {REF}: version 1 is {state}" for state in ("queued", "running", "complete")]
+    assert said == [f"version 1: {state}" for state in ("queued", "running", "complete")]
     assert kaggle.slept == [5.0, 7.5, 11.25, 16.875]
 
 
@@ -143,19 +143,19 @@ def test_the_output_comes_home_as_a_run(kaggle, tmp_path):
                "runs/kernel/fold_0/last.safetensors": bytes(5000), "other.txt": b""}  # fmt: skip
     kaggle.kernels.writes = written
     version = kernel.push(Client(), MINE)
-    assert kernel.fetch(Client(), MINE, version, tmp_path / "home") == tmp_path / "home" / "submission.csv"
-    found = {str(path.relative_to(tmp_path / "home")): path.read_bytes()
-             for path in (tmp_path / "home").rglob("*") if path.is_file()}  # fmt: skip
+    assert kernel.fetch(Client(), MINE, version, tmp_path / "out") == tmp_path / "out" / "submission.csv"
+    found = {str(path.relative_to(tmp_path / "out")): path.read_bytes()
+             for path in (tmp_path / "out").rglob("*") if path.is_file()}  # fmt: skip
     assert found.pop("kernel.log") == b"a\nbc\n"
     assert found.pop("kernel.py") == MINE.text.encode()
     assert found == {name.removeprefix("runs/kernel/"): content for name, content in written.items()}
     asked = kaggle.count("GET")
-    kernel.fetch(Client(), MINE, version, tmp_path / "home")
+    kernel.fetch(Client(), MINE, version, tmp_path / "out")
     assert kaggle.count("GET") == asked  # what is there is not asked for again
 
 
 def test_a_page_in_place_of_a_file_is_not_kept(kaggle, tmp_path):
-    version, home = kernel.push(Client(), MINE), tmp_path / "home"
+    version, home = kernel.push(Client(), MINE), tmp_path / "out"
     kaggle.plant("GET", body=b"<!DOCTYPE html><title>502</title>")
     assert kernel.fetch(Client(), MINE, version, home).read_bytes() == kaggle.kernels.writes["submission.csv"]
     (home / "submission.csv").unlink()
@@ -168,26 +168,26 @@ def test_a_page_in_place_of_a_file_is_not_kept(kaggle, tmp_path):
 def test_a_refused_file_is_not_kept(kaggle, tmp_path):
     version = kernel.push(Client(), MINE)
     kaggle.plant("GET", status=403, message="expired")
-    with pytest.raises(RefusedError, match="403"):
-        kernel.fetch(Client(), MINE, version, tmp_path / "home")
-    assert not (tmp_path / "home" / "submission.csv").exists()
+    with pytest.raises(RefusedError, match=r"submission.csv of version 1 is not to be had .*403.*same command again"):
+        kernel.fetch(Client(), MINE, version, tmp_path / "out")
+    assert not (tmp_path / "out" / "submission.csv").exists()
 
 
 def test_what_another_kernel_wrote_is_not_mixed_in(kaggle, tmp_path):
     """A kernel that was deleted on Kaggle begins again at version 1."""
-    kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "home")
-    with pytest.raises(InputError, match="home is there already, and not from this kernel: rename it"):
-        kernel.fetch(Client(), replace(MINE, text="print(2)"), 1, tmp_path / "home")
+    kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "out")
+    with pytest.raises(InputError, match="out is there already, and not from this kernel: rename it"):
+        kernel.fetch(Client(), replace(MINE, text="print(2)"), 1, tmp_path / "out")
 
 
 def test_a_version_without_a_submission_is_told(kaggle, tmp_path):
     kaggle.kernels.writes = {"x.txt": b"1"}
     with pytest.raises(RefusedError, match=r"wrote no submission.csv: see .*kernel.log"):
-        kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "home")
+        kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "out")
 
 
 def test_no_output_is_written_outside_its_folder(kaggle, tmp_path):
     kaggle.kernels.writes = {"../escaped": b"1"}
     with pytest.raises(RefusedError, match="outside"):
-        kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "home")
+        kernel.fetch(Client(), MINE, kernel.push(Client(), MINE), tmp_path / "out")
     assert not (tmp_path / "escaped").exists()

@@ -133,15 +133,17 @@ def test_offline_it_trains_and_then_only_predicts(tmp_path):
     assert run.finished_folds() == [0, 1]
     assert not list(run.path.rglob("fold_*/test.npy"))  # only what is wanted at home
 
-    # what came home predicts elsewhere, in the other layout, within a limit that leaves time for one fold
+    # what came home predicts hidden tiles, in the other layout, within a limit that leaves time for one fold
+    hidden = tmp_path / "hidden"
+    demo.write(hidden, n_train=40, n_test=8, seed=9)
     path = package.pack_run(run, None, tmp_path / "out")
     script.write_text(kernel.script(SCRIPT, ["--trained", path.name, "--time-limit", "1s"], name))
     datasets = {"me/salt-kit": {name: content}, "me/salt-kit-run": {path.name: path.read_bytes()}}
-    root = kaggle_folder.build(tmp_path / "two", data, datasets, "flat")
+    root = kaggle_folder.build(tmp_path / "two", hidden, datasets, "flat")
     done = kaggle_folder.run(script, root, on_kaggle=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "time is up: 1 of 2 folds count" in done.stdout
-    submission.validate(root / "working" / "submission.csv", data / "sample_submission.csv")
+    submission.validate(root / "working" / "submission.csv", hidden / "sample_submission.csv")
     assert [path.name for path in (root / "working").iterdir()] == ["submission.csv"]
 
 
