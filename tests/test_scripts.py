@@ -97,6 +97,8 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["train.py", "--pretext", "--resume"], ["no pretext run under runs/"]),
         (["mosaic.py", "absent"], ["no run 'absent'"]),
         (["mosaic.py", "--data", "nowhere"], ["nowhere is no folder"]),
+        (["submit.py"], ["name runs or files"]),
+        (["prepare.py"], ["data is no folder"]),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):

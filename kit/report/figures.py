@@ -128,4 +128,28 @@ def mosaic(
     axes.set_xlabel("col", fontsize=11)
     axes.set_ylabel("row", fontsize=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+
+
+def foretold(table: pd.DataFrame, title: str) -> Figure:
+    """Public and private score against the out-of-fold score, with the line on which they would be the same.
+
+    table: oof, public, private of each submission. Those without an out-of-fold score are small marks at the left edge.
+    """
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, (colour, mark) in zip(("public", "private"), MARKS, strict=False):
+        known = table[[name, "oof"]].dropna()
+        axes.plot(known["oof"], known[name], mark, color=colour, markersize=8, label=f"{name} score", linestyle="none")
+        unknown = table[name][table["oof"].isna()].dropna()
+        axes.plot([0.015] * len(unknown), unknown, mark, color=colour, markersize=4, alpha=0.6,
+                  transform=axes.get_yaxis_transform(), linestyle="none")  # fmt: skip
+    both = table[["oof", "public", "private"]].to_numpy().ravel()
+    ends = [pd.Series(both).min(), pd.Series(both).max()]
+    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":", label="equal scores")
+    axes.set_title(title.replace("; ", "\n") or "Submissions", loc="left", fontsize=12)
+    axes.set_xlabel("Out-of-fold score", fontsize=11)
+    axes.set_ylabel("Leaderboard score", fontsize=11)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure

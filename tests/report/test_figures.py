@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from kit.report.figures import restoration, save, score_against_speed, score_against_threshold
+from kit.report.figures import foretold, restoration, save, score_against_speed, score_against_threshold
 from kit.scoring.threshold import Decision, Tuning
 
 THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
@@ -122,3 +122,15 @@ def test_each_tile_stands_above_what_was_made_of_it():
         np.testing.assert_array_equal(drawn.get_array(), image)
         assert drawn.get_clim() == (0, 255)
     assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["Held-out tile", "Hidden blocks", "Restored"]
+
+
+def test_each_submission_stands_at_its_scores_and_those_without_one_at_the_edge():
+    scores = pd.DataFrame({"oof": [0.8, 0.82, np.nan], "public": [0.79, 0.83, 0.7], "private": [0.81, np.nan, 0.75]})
+    figure = foretold(scores, "public: this; private: that")
+    (axes,) = figure.axes
+    points = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert points["public score"] == [[0.8, 0.79], [0.82, 0.83]]
+    assert points["private score"] == [[0.8, 0.81]]
+    assert points["equal scores"] == [[0.7, 0.7], [0.83, 0.83]]
+    assert sorted(y for line in axes.lines if line.get_label().startswith("_") for y in line.get_ydata()) == [0.7, 0.75]
+    assert axes.get_title(loc="left") == "public: this\nprivate: that"
