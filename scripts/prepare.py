@@ -1,4 +1,4 @@
-"""Download the competition's files, check them, and prepare what trainings read: the cache of tiles, the folds.
+"""Download the competition's files, check them, and prepare what is read later: the cache of tiles, folds, mosaics.
 
 python scripts/prepare.py --download      # into data/; run it again after a cut, it goes on
 python scripts/prepare.py                 # the files are there already
@@ -29,7 +29,11 @@ def main() -> None:
 
     if args.download:
         prepare.download(data)
-    prepare.build(data)
+    loaded = prepare.build(data)
+
+    from kit.report import mosaics
+
+    mosaics.put_together(data, loaded)
     print("next: python scripts/train.py --arch resnet34")
 
 

@@ -128,6 +128,7 @@ def mosaic(
     axes.set_xlabel("col", fontsize=11)
     axes.set_ylabel("row", fontsize=11)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    return figure
 
 
 def foretold(table: pd.DataFrame, title: str) -> Figure:
