@@ -43,7 +43,7 @@ def test_from_nothing_to_cached_tiles(whole, tmp_path):
     assert "12 training tiles, 11 with salt; 3 test tiles" in out
     assert "5 folds by coverage, of 2 to 3 tiles" in out
     assert out.splitlines()[-1] == "next: python scripts/train.py --arch resnet34"
-    assert (tmp_path / "data" / ".kit" / "manifest.json").exists()
+    assert {"manifest.json", "mosaic.csv"} <= {path.name for path in (tmp_path / "data" / ".kit").iterdir()}
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".download.lock", ".kit", f"{SLUG}.zip"]
     code, out, _ = prepare(tmp_path, "--download")
     assert (code, "is there already, and sound" in out) == (0, True)
