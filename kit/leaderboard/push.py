@@ -44,37 +44,29 @@ def push_kernel(args: argparse.Namespace, template: Path) -> None:
 
     Raises InputError, RefusedError, UnreachableError.
     """
-    sample = _sample(args)
-    parts = _parts(args)
+    sample, parts = _sample(args), _parts(args)
     text = kernel.script(template, parts.arguments, parts.wheel, parts.embedded)
     kaggle = None if args.dry_run else command.log_in()
     owner = _owner(args.init, kaggle)
     pushed = Kernel(owner, text, parts.refs(owner), not args.no_gpu, args.internet)
     if not args.init:
-        pushed.write(BUILD)
-        _show(pushed, parts)
+        _write(pushed, parts)
     _show_datasets(pushed, parts)
     if kaggle is None:
         return
     with runs.exclusive(BUILD / ".lock"):  # of two processes the second sees what the first did
         for title, files in parts.datasets.items():
             print(dataset.publish(kaggle, owner, title, files), flush=True)
-        version = 0 if args.init else kernel.push(kaggle, pushed)
-    if args.init:
-        runs.write_json(kernel.METADATA, pushed.metadata(os.path.relpath(template)))
-        print(f"written: {kernel.METADATA}\nnext: kaggle kernels push")
-        return
+        if args.init:
+            runs.write_json(kernel.METADATA, pushed.metadata(os.path.relpath(template)))
+            print(f"written: {kernel.METADATA}\nnext: kaggle kernels push")
+            return
+        version = kernel.push(kaggle, pushed)
     print(f"kernel {pushed.ref}: version {version}, {pushed.url}", flush=True)
-    if not args.wait and not args.submit:
-        print("next: the same command with --wait, at any time")
-        return
-    print("waiting; after Ctrl-C the same command goes on", flush=True)
-    kernel.follow(kaggle, pushed, version)
-    folder = _bring_home(kaggle, pushed, version, sample)
-    if args.submit:
-        _submit(kaggle, pushed, version, folder, args)
+    if args.wait or args.submit:
+        _finish(kaggle, pushed, version, sample, args)
     else:
-        print(f"next: python scripts/submit.py --kernel {pushed.ref} --version {version}")
+        print("next: the same command with --wait, at any time")
 
 
 def _parts(args: argparse.Namespace) -> Parts:
@@ -175,8 +167,9 @@ def _owner_in_file() -> str:
     return "" if owner == NOBODY else owner
 
 
-def _show(pushed: Kernel, parts: Parts) -> None:
-    """What the kernel is, in lines."""
+def _write(pushed: Kernel, parts: Parts) -> None:
+    """Write the kernel to BUILD, and say what it is."""
+    pushed.write(BUILD)
     size = len(pushed.text.encode())
     where = "in the script" if parts.embedded else "in a dataset"
     print(f"written: {BUILD / 'kernel.py'}: {size:,} bytes of at most {kernel.LIMIT:,}, the kit {where}, "
@@ -200,8 +193,10 @@ def _sample(args: argparse.Namespace) -> Sample:
     return list(tiles.load(data).test_ids)
 
 
-def _bring_home(kaggle: Client, pushed: Kernel, version: int, sample: Sample) -> Path:
-    """Fetch what a version wrote, an ordinary run where it trained, and validate its submission; where it lies."""
+def _finish(kaggle: Client, pushed: Kernel, version: int, sample: Sample, args: argparse.Namespace) -> None:
+    """Wait for a version, fetch what it wrote, an ordinary run where it trained, validate and submit it."""
+    print("waiting; after Ctrl-C the same command goes on", flush=True)
+    kernel.follow(kaggle, pushed, version)
     folder = Path("runs") / f"{pushed.slug}-v{version}"
     path = kernel.fetch(kaggle, pushed, version, folder)
     try:
@@ -209,11 +204,9 @@ def _bring_home(kaggle: Client, pushed: Kernel, version: int, sample: Sample) ->
     except submission.SubmissionError as error:
         raise RefusedError(f"kernel {pushed.ref}: what version {version} wrote is no submission: {error}") from None
     print(f"valid: {path}{' (without data, its ids are not checked)' if sample is TGS else ''}", flush=True)
-    return folder
-
-
-def _submit(kaggle: Client, pushed: Kernel, version: int, folder: Path, args: argparse.Namespace) -> None:
-    """Send a version as a code submission; --wait waits for its score too."""
+    if not args.submit:
+        print(f"next: python scripts/submit.py --kernel {pushed.ref} --version {version}")
+        return
     run = runs.find_run(args.run) if args.run else Run(folder)
     parcel = sending.of_kernel(pushed.ref, version, args.message, run.name, command.oof(run))
     ledger = Ledger()

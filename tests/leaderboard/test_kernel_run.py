@@ -1,5 +1,6 @@
 """The kernel finds its inputs however they are mounted, needs no network, writes nothing but its output."""
 
+import argparse
 import base64
 import hashlib
 import shutil
@@ -66,6 +67,18 @@ def test_what_is_not_attached_is_named(root):
         kernel_run.find(root / "input", "mine-1a.run")
     put(root / "input" / "datasets" / "me" / "salt-kit-run" / "mine-1a.run")
     assert kernel_run.find(root / "input", "mine-1a.run").name == "mine-1a.run"
+
+
+@pytest.mark.parametrize("asked", [None, "encoder-resnet18-0a.safetensors"])
+def test_encoder_weights_are_found_by_the_encoders_name(root, asked):
+    for name in ("encoder-resnet18-0a.safetensors", "encoder-resnet18d-0b.safetensors", "encoder-resnet34-0c.pth"):
+        put(root / "input" / "datasets" / "me" / "salt-kit-encoder" / name)
+    args = argparse.Namespace(recipe=None, arch="resnet18", set=[], weights=asked)
+    found = kernel_run._recipe(args, root / "input").net.weights
+    assert Path(found).name == "encoder-resnet18-0a.safetensors"
+    args.weights = "encoder-resnet18-ff.safetensors"
+    with pytest.raises(InputError, match=r"no encoder-resnet18-ff.safetensors under"):
+        kernel_run._recipe(args, root / "input")
 
 
 @pytest.fixture

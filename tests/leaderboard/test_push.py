@@ -12,7 +12,7 @@ import pytest
 from kit import runs
 from kit.data import demo
 from kit.errors import InputError, RefusedError
-from kit.leaderboard import package, push
+from kit.leaderboard import client, package, push
 from kit.runs import Run
 from tests.data import small
 from tests.leaderboard import kaggle_folder, quick
@@ -123,6 +123,20 @@ def test_without_data_the_ids_are_not_checked_and_that_is_said(user, capsys):
     assert "submission.csv (without data, its ids are not checked)" in capsys.readouterr().out
 
 
+def test_after_ctrl_c_the_same_command_goes_on(user, kaggle, monkeypatch):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    kaggle.kernels.states = ["QUEUED", "RUNNING", "COMPLETE"]
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            user("--recipe", "cpu", "--wait")
+    user("--recipe", "cpu", "--wait")
+    assert Path("runs/salt-kit-kernel-v1/submission.csv").exists()
+    assert [kaggle.count(name) for name in ("CreateDataset", "SaveKernel")] == [1, 1]
+
+
 def kaggle_client(*arguments, cwd):
     """The real client as a process."""
     command = [sys.executable, "-m", "kaggle", *arguments]
@@ -139,6 +153,16 @@ def test_a_bare_push_works_after_init(user, kaggle):
     body = kaggle.kernels.versions["tester/salt-kit-kernel"][0]
     assert body["text"] == (ROOT / "scripts" / "kernel.py").read_text()
     assert (body["enableGpu"], body.get("enableInternet", False), body["isPrivate"]) == (True, False, True)
+
+
+def test_init_publishes_encoder_weights_for_the_bare_push_too(user, kaggle):
+    Path("w.pth").write_bytes(b"weights")
+    user("--init", "tester", "--weights", "w.pth", "--no-gpu")
+    told = json.loads(Path("kernel-metadata.json").read_text())
+    assert told["dataset_sources"] == ["tester/salt-kit", "tester/salt-kit-encoder"]
+    assert told["enable_gpu"] is False
+    (name,) = kaggle.datasets.versions["tester/salt-kit-encoder"][0]
+    assert name.startswith("encoder-resnet34-")
 
 
 def test_a_bare_push_before_init_says_what_to_do(kaggle, tmp_path):
