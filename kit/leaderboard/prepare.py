@@ -44,7 +44,7 @@ def _download(client: Client, data: Path, sizes: dict[str, int]) -> None:
     if fault := _fault(path):
         path.unlink()
         raise UnreachableError(f"what came is not the competition's zip ({fault}): download it again")
-    if difference := _difference(path, sizes):  # Kaggle's own lists have been wrong; the tiles are checked one by one
+    if difference := _difference(path, sizes):  # a list may be wrong; each tile is checked
         print(f"note: {difference}", file=sys.stderr)
     print(f"written: {path}")
 

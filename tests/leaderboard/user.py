@@ -1,10 +1,13 @@
 """A user's folder: small data, and runs as if they had been trained, with out-of-fold scores and test predictions."""
 
+import json
+
 import numpy as np
 
 from kit.data import tiles
 from kit.runs import write_json, write_text
 from tests.data import small
+from tests.leaderboard import quick
 
 
 def folder(path):
@@ -23,3 +26,14 @@ def add_run(home, name, score, seed=None):
     write_json(path / "scores.json", {"folds": {}, "mean": score})
     np.save(path / "test.npy", rng.random((len(loaded.test_ids), 101, 101)).astype(np.float16))
     write_text(path / "test_ids.csv", "\n".join(["id", *loaded.test_ids]) + "\n")
+
+
+def submit(home, *arguments, **variables):
+    """(exit code, stdout, stderr) of scripts/submit.py in a user's folder."""
+    return quick.run("submit.py", *arguments, cwd=home, **variables)
+
+
+def ledger_of(home):
+    """The lines of the ledger, in order."""
+    path = home / "submissions" / "ledger.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
