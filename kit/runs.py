@@ -72,14 +72,17 @@ def write_probabilities(path: Path | str, shape: tuple[int, ...], parts: Iterabl
         os.fsync(file.fileno())
 
 
-def read_json(path: Path | str) -> Any:
-    """Raises InputError for a file that is missing or not JSON."""
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Raises InputError for a file that is missing or not a JSON object."""
     try:
-        return json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is missing: the run is not finished, go on with train.py --resume") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): restore or delete it") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a JSON object: restore or delete it")
+    return content
 
 
 def forget_pages(array: np.ndarray) -> None:

@@ -119,6 +119,7 @@ class Decision:
         calibration = None if learnt is None else Calibration.of(learnt)
         decision = cls(**{**values, "rules": tuple(values["rules"]), "calibration": calibration})
         cut = decision.empty_above
+        reason = [decision.score, decision.baseline, decision.gain_low, decision.gain_high]
         sound = (
             set(decision.rules) <= set(RULES)
             and type(decision.min_component) is int
@@ -128,6 +129,7 @@ class Decision:
             and 0 < decision.threshold < 1
             and (cut is None or 0 < cut < 1)
             and type(decision.placement) is str
+            and (all(n is None for n in reason) or all(isinstance(n, float | int) for n in reason))
         )
         if not sound:
             raise ValueError("other values")

@@ -110,7 +110,7 @@ def _read(here: Path, tiles: Tiles) -> tuple[pd.DataFrame, np.ndarray, dict[str,
             and bool(((masks >= 0) & (masks <= 1)).all()),
             "weights above 0": bool((np.isfinite(weights) & (weights > 0)).all()),
             "each test tile once": not ids.duplicated().any() and bool(ids.isin(tiles.test_ids).all()),
-            "the tiles seen in source.json": {"models", "seen"} <= source.keys(),
+            "the tiles seen in source.json": all(isinstance(source.get(key), list) for key in ("models", "seen")),
         }
     except (ValueError, OSError, EOFError, KeyError, AttributeError) as error:
         raise InputError(f"{here} is damaged ({error}): label again with pseudo_label.py") from None
@@ -142,7 +142,10 @@ def seen_by(run: Run, fold: int | None) -> set[str]:
     outside = set(table["id"][table["fold"] == fold]) if fold is not None else set()
     if fold is not None:
         path = run.fold(fold) / "valid_ids.csv"
-        validated = set(pd.read_csv(path, dtype=str, keep_default_na=False)["id"]) if path.exists() else set()
+        try:
+            validated = set(pd.read_csv(path, dtype=str, keep_default_na=False)["id"]) if path.exists() else set()
+        except (ValueError, OSError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({error}): restore it, or label with another run") from None
         if validated != outside:
             raise InputError(
                 f"leak: {path} and {run / 'folds.csv'} differ in {len(validated ^ outside)} tiles of fold {fold}, so "
@@ -155,7 +158,10 @@ def record_of(run: Run, fold: int | None) -> dict[str, Any]:
     """fold_K/pseudo.json of a trained fold; nothing where it was trained without pseudo-labels. Raises InputError."""
     if not recipes.load(str(run / "recipe.toml")).pseudo_run:
         return {}
-    record: dict[str, Any] = read_json(run.fold(fold) / "pseudo.json")
+    path = run.fold(fold) / "pseudo.json"
+    record = read_json(path)
+    if not all(isinstance(record.get(key), list) for key in ("seen", "tiles")):
+        raise InputError(f"leak: {path} does not say what its labels knew: restore it, or label with another run")
     return record
 
 

@@ -217,6 +217,13 @@ def test_planted_leaks_are_found():
     unknown = made("e", seen=[])
     (unknown / "fold_0/pseudo.json").unlink()
     cases.append(([unknown], "pseudo.json is missing"))
+    for name, said in (("f", {}), ("g", {"seen": 3, "tiles": []}), ("h", [])):
+        silent = made(name, seen=[])
+        write_json(silent / "fold_0/pseudo.json", said)
+        cases.append(([silent], "pseudo.json does not"))
+    damaged = made("i")
+    write_text(damaged / "fold_0/valid_ids.csv", "")
+    cases.append(([damaged], "valid_ids.csv is damaged"))
     for members, words in cases:
         with pytest.raises(InputError, match=words) as caught:
             label(members, TILES, 0, Options())

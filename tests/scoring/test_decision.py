@@ -132,6 +132,8 @@ class TestFile:
                     {"rules": None},
                     {"rules": ["fill-holes"]},
                     {"placement": None},
+                    {"score": "0.8", "baseline": 0.7, "gain_low": 0.0, "gain_high": 0.1},
+                    {"score": 0.8},
                     {"calibration": []},
                     {"calibration": {}},
                     {"calibration": {**asdict(LEARNT), "salt": [0.1]}},

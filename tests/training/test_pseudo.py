@@ -299,6 +299,7 @@ def too_high(path):
         ("masks.npy", other_masks, "masks that fit"),
         ("masks.npy", too_high, "masks of 0 to 1"),
         ("source.json", lambda path: path.write_text("{}"), "tiles seen"),
+        ("source.json", lambda path: write_json(path, {"models": [], "seen": 3}), "tiles seen"),
         ("source.json", lambda path: path.write_text("{"), "not valid JSON"),
         ("source.json", lambda path: path.unlink(), "source.json is missing"),
         ("../../environment.json", lambda path: write_json(path, {"fingerprint": "x"}), "labelled other tiles"),
