@@ -27,11 +27,11 @@ def load(path: Path) -> pd.DataFrame:
     """A placement table: id text, mosaic, row (growing downward) and col whole numbers. Raises InputError."""
     try:
         table = pd.read_csv(path, dtype=_TYPES, keep_default_na=False)
-        sound = not table[COLUMNS]["id"].duplicated().any()
+        sound = not table["id"].duplicated().any() and not table[COLUMNS[1:]].duplicated().any()
     except (ValueError, KeyError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}): delete it and run scripts/mosaic.py") from None
     if not sound:
-        raise InputError(f"{path} places a tile twice: delete it and run scripts/mosaic.py")
+        raise InputError(f"{path} places a tile twice, or two in one place: delete it and run scripts/mosaic.py")
     return table
 
 

@@ -168,11 +168,15 @@ def _judge(
 
 
 def _score_of(parts: Sequence[_Part], true: np.ndarray) -> Score:
-    """The score of each tile, (N,), under the mean with given weights, at threshold 0.5; true is bool (N, H, W)."""
+    """The score of each tile, (N,), under the mean with given weights, at threshold 0.5; true is bool (N, H, W).
+
+    Tiles of one grey value are emptied, as every decision does.
+    """
+    shown = ~parts[0].constant[:, None, None]
 
     def score(counts: Counts) -> np.ndarray:
         means = _means(parts, np.tile(shares(counts), (len(true), 1)))
-        return np.concatenate([average_precision(mean > 0.5, true[part]) for part, mean in means])
+        return np.concatenate([average_precision((mean > 0.5) & shown[part], true[part]) for part, mean in means])
 
     return score
 

@@ -9,7 +9,7 @@ import pandas as pd
 from kit.data.placement import digest
 from kit.data.tiles import Tiles
 from kit.errors import InputError
-from kit.runs import Run, write_text
+from kit.runs import Run, read_json, write_text
 from kit.scoring.compare import Sample, compare
 from kit.scoring.decision import CONSTANT_EMPTY, Decision
 from kit.scoring.mosaic_gain import COLUMNS, Neighbours
@@ -47,10 +47,12 @@ def tune_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None = None) -> O
     """Compare all ways of deciding on runs/NAME/oof.npy; write decision.json and all that was compared, decision.csv.
 
     placement: the tiles' places in mosaics; without it mosaic rules are not tried. Raises InputError where the run has
-    no such predictions, or was trained on other tiles.
+    no such predictions, was trained on other tiles, or the placement is one of other tiles.
     """
     check_tiles(run, tiles)
-    prob, ids = predictions(run, "oof", tiles, f"go on with python scripts/train.py --run {run.name} --resume")
+    if placement is not None and not placement["id"].isin([*tiles.train_ids, *tiles.test_ids]).all():
+        raise InputError("mosaic.csv places tiles that these data do not have: make it anew with scripts/mosaic.py")
+    prob, ids = predictions(run, "oof", tiles, _mend_of_oof(run))
     rows = rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
     constant, head = tiles.constant("train")[rows], empty_head(run, "oof", len(ids))
     found = compare(Sample(prob, tiles.masks[rows], folds_of(run, ids), constant, head))
@@ -66,6 +68,15 @@ def tune_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None = None) -> O
     write_text(run / "decision.csv", compared.to_csv(index=False, float_format="%.6f"))
     outcome.decision.to_json(run / "decision.json")
     return outcome
+
+
+def _mend_of_oof(run: Run) -> str:
+    """What helps where a run has no out-of-fold predictions."""
+    if (run / "ensemble.json").exists():
+        return "a run of this ensemble has none, so threshold 0.5 stands: combine runs that have folds"
+    if read_json(run / "environment.json").get("folds") == [None]:
+        return "it was trained on every tile, so threshold 0.5 stands: tune a run of the same recipe that has folds"
+    return f"go on with python scripts/train.py --run {run.name} --resume"
 
 
 def decision_of(run: Run) -> Decision:

@@ -192,9 +192,7 @@ def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
         return None
     table = placement.read(data)
     if table is None:
-        raise InputError(
-            f"folds by mosaic need {placement.paths(data)[-1]}: make it with scripts/mosaic.py --data {data}"
-        )
+        raise InputError(f"folds by mosaic need mosaic.csv: make it with scripts/mosaic.py --data {data}")
     return table
 
 

@@ -28,6 +28,7 @@ def test_it_is_read_where_it_lies_with_ids_as_text(tmp_path, monkeypatch):
         "id,mosaic,row,col\na,1,0,x\n",
         "id,mosaic,row,col\na,1,,0\n",
         "id,mosaic,row,col\na,1,0,0\na,1,1,0\n",
+        "id,mosaic,row,col\na,1,0,0\nb,1,0,0\n",
     ],
 )
 def test_a_damaged_one_is_refused_in_one_line(tmp_path, monkeypatch, text):

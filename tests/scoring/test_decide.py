@@ -66,6 +66,28 @@ def test_without_a_placement_no_rule_is_tried(run):
     assert "mosaic" not in outcome.in_words()
 
 
+def test_a_placement_of_other_tiles_is_refused(run):
+    with pytest.raises(InputError, match=r"mosaic\.csv places tiles that these data do not have"):
+        tune_run(run, TILES, PLACEMENT.assign(id=["stranger", *PLACEMENT["id"][1:]]))
+    assert not (run / "decision.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "mend"),
+    [
+        ({"environment.json": {"folds": [0, 1]}}, "go on with python scripts/train.py --run run --resume"),
+        ({"environment.json": {"folds": [None]}}, "trained on every tile, so threshold 0.5 stands"),
+        ({"environment.json": {"folds": []}, "ensemble.json": {}}, "a run of this ensemble has none"),
+    ],
+)
+def test_what_helps_without_out_of_fold_predictions_is_said(run, files, mend):
+    for name, content in files.items():
+        write_json(run / name, {"fingerprint": TILES.fingerprint} | content)
+    (run / "oof.npy").unlink()
+    with pytest.raises(InputError, match=mend):
+        tune_run(run, TILES)
+
+
 def test_the_decision_is_applied_to_the_letter(run):
     tune_run(run, TILES, PLACEMENT)
     prob, head = np.load(run / "test.npy"), np.load(run / "test_empty.npy")
