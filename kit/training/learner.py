@@ -3,6 +3,7 @@
 import logging
 import sys
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import fastai.vision.data  # noqa: F401  these three patch lr_find, fit_one_cycl
 import numpy as np
 import pandas as pd
 import torch
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from tqdm import tqdm
 
@@ -23,7 +25,7 @@ from kit.nets.allocator import keep_freed_memory
 from kit.nets.heads import HeadLoss
 from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
-from kit.training import averaging, checkpoint, optimisers, pseudo, schedules
+from kit.training import averaging, checkpoint, consistency, optimisers, pseudo, schedules, unlabelled
 from kit.training.averaging import Averaging
 from kit.training.callbacks import (
     Conductor,
@@ -36,7 +38,7 @@ from kit.training.callbacks import (
 )
 from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
-from kit.training.schedules import plan
+from kit.training.schedules import Epoch, plan
 
 
 def device() -> str:
@@ -93,6 +95,8 @@ def make_learner(
     """A fastai Learner for one fold of a recipe; fold None trains on every tile and validates on none.
 
     lr_find, fit_one_cycle, show_results and any fastai callback work on it; `fit` below trains it as the recipe says.
+    Where a stage asks for consistency, a third loader, dls[2], has the unlabelled tiles, and for co-training the
+    learner's `second` is the other net; else that is None.
     Raises InputError for unknown names in the recipe and for a fold that is not there.
     """
     table = make_folds(recipe, tiles) if folds is None else folds
@@ -124,8 +128,14 @@ def make_learner(
         labels=labels,
     )
     loaders.train.serve(first)
+    kinds = consistency.used(recipe)
+    if kinds:
+        loaders.loaders.append(unlabelled.make_loader(recipe, tiles, device(), net.needs_depth, num_workers))
+    second = None
+    if consistency.CO_TRAINING in kinds:
+        second = make_net(replace(recipe, seed=consistency.second_seed(recipe.seed)))
     settle()
-    return Learner(
+    learn = Learner(
         loaders,
         net,
         loss_func=_loss(recipe, first),
@@ -135,6 +145,8 @@ def make_learner(
         metrics=TileScore(),
         cbs=[LossScaling(device())] if net.precision is torch.float16 else [],
     )
+    learn.second = second
+    return learn
 
 
 def _check(recipe: Recipe, fold: int | None) -> None:
@@ -143,7 +155,7 @@ def _check(recipe: Recipe, fold: int | None) -> None:
     averaging.check_snapshot_weights(recipe.snapshot_weights)
     for number, stage in enumerate(recipe.stages):
         losses.mix(stage.loss)
-        for room in (optimisers, schedules, averaging, pseudo):
+        for room in (optimisers, schedules, averaging, pseudo, consistency):
             room.check(stage, f"stages.{number}")
         if fold is None and schedules.needs_validation(stage):
             raise InputError(
@@ -179,18 +191,25 @@ def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
     return [stage.encoder_lr, stage.encoder_lr**0.5, 1.0] if is_pretrained(recipe) else [1.0, 1.0, 1.0]
 
 
-def _begin_stage(learn: Learner, recipe: Recipe, stage: Stage, state: State, saved: dict | None) -> None:
+def begin_stage(
+    learn: Learner, recipe: Recipe, number: int, epochs: list[Epoch], state: State, saved: dict | None = None
+) -> list[Callback]:
     """Set the stage's loss and, where it needs others, its optimiser and averages; give back the optimiser's state.
 
+    epochs: the plan of the whole training. Returns what gives each step of the stage its tiles, rates, losses and
+    averages, the Conductor first.
     Another loss means a new optimiser: Adam remembers a thousand steps of the old gradients' size, and Lovasz after BCE
     would begin with steps several times as long as its learning rate allows.
     """
+    stage = recipe.stages[number]
     learn.loss_func = _loss(recipe, stage)
+    second = learn.second if stage.consistency == consistency.CO_TRAINING else None
     frozen = stage.freeze and is_pretrained(recipe)
     wanted = f"{stage.optimiser} {stage.weight_decay} {stage.normalise} {stage.loss} {'frozen' if frozen else 'all'}"
+    wanted += " two nets" if second else ""
     if learn.opt is None or state.optimiser != wanted:
         learn.opt_func = partial(optimisers.make, stage=stage)
-        learn.create_opt()
+        consistency.create_optimiser(learn, second)
         learn.opt.freeze_to(-1 if frozen else 0)
     if saved and state.optimiser == wanted:
         learn.opt.opt.load_state_dict(saved)
@@ -200,6 +219,12 @@ def _begin_stage(learn: Learner, recipe: Recipe, stage: Stage, state: State, sav
         state.averaging, state.averaged, state.averaged_count = averaging.kind(stage), {}, 0
     if not stage.snapshots:
         state.snapshots = []
+    own = [epoch for epoch in epochs if epoch.stage == number]
+    ahead = [epoch for epoch in own if epoch.number >= state.epoch]
+    conductor = Conductor(recipe, ahead, state, lr_factors(recipe, stage))
+    average = Averaging(state, stage) if state.averaging else None
+    parts = (conductor, consistency.callback(learn, conductor, own), average)
+    return [part for part in parts if part]
 
 
 def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard: bool = False) -> State | None:
@@ -213,13 +238,17 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
     if resume and (folder / "resume.pt").exists():
         state, saved = checkpoint.load_resume(folder / "resume.pt", device())
         checkpoint.fill(learn.model, saved["net"], folder / "resume.pt")
+        if learn.second:
+            checkpoint.fill(learn.second, state.second, folder / "resume.pt")
         if scaling and saved["scaler"]:
             scaling.scaler.load_state_dict(saved["scaler"])
+    if learn.second:
+        state.second = learn.second.state_dict()
     train = learn.dls.train.dataset
     epochs = plan(recipe, train.n_tiles, train.n_pseudo)
     stop = StopRequest()
     progress = Progress(state, epochs, recipe)
-    shared = [progress, TensorBoard(state, folder) if tensorboard else None]
+    shared = [progress, TensorBoard(state, folder)] if tensorboard else [progress]
     with stop.listening(), closing(progress.bar), learn.no_bar(), learn.no_logging():
         for number, stage in enumerate(recipe.stages):
             if stage.pseudo != "none" and not train.n_pseudo:
@@ -228,14 +257,11 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
             ahead = [epoch for epoch in epochs if epoch.stage == number and epoch.number >= state.epoch]
             if not ahead:
                 continue
-            _begin_stage(learn, recipe, stage, state, saved and saved["optimiser_state"])
+            parts = begin_stage(learn, recipe, number, epochs, state, saved and saved["optimiser_state"])
             saved = None
-            conductor = Conductor(recipe, ahead, state, lr_factors(recipe, stage))
-            journal = Journal(state, folder, stop, conductor, scaling)
-            average = Averaging(state, stage) if state.averaging else None
-            callbacks = [callback for callback in (conductor, average, journal, *shared) if callback]
+            journal = Journal(state, folder, stop, parts[0], scaling)
             try:
-                learn.fit(len(ahead), cbs=callbacks)
+                learn.fit(len(ahead), cbs=[*parts, journal, *shared])
             except InputError as error:  # fastai puts the callback's name before what a callback raises
                 raise InputError(str(error).rpartition(":\n\t")[2]) from None
             except RuntimeError:
