@@ -66,7 +66,9 @@ class UnlabelledLoader(TileLoader):
         return from_numpy(first[:, None]), from_numpy(second[:, None]), *map(from_numpy, depth)
 
 
-def make_loader(recipe: Recipe, tiles: Tiles, device: str, needs_depth: bool, num_workers: int | None = None):
+def make_loader(
+    recipe: Recipe, tiles: Tiles, device: str, needs_depth: bool, num_workers: int | None = None
+) -> UnlabelledLoader:
     """A loader of the test tiles that are not of one grey level. Raises InputError where there are none."""
     shown = ~tiles.constant("test") if len(tiles.test_images) else np.zeros(0, bool)
     if not shown.any():
