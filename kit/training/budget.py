@@ -62,7 +62,10 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
             f"a time budget of {budget:.0f} s is too short: the fewest steps take {cost(1e-9):.0f} s here, give more"
         )
     steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), train.n_tiles, train.n_pseudo))
-    rates = ", ".join(f"{seconds:.3f} s a step of {bs} tiles" for (bs, *_), seconds in step.items())
+    rates = ", ".join(
+        f"{seconds:.3f} s a step of {bs} tiles{'' if added == 'none' else f' with {added}'}"
+        for (bs, added, *_), seconds in step.items()
+    )
     print(f"time budget: {rates}, so {steps:,} steps ({low:.2f} epochs)")
     return replace(recipe.scaled(low), time_budget=f"{budget:g}s a fold")
 

@@ -62,6 +62,7 @@ class Consistency(Callback):
         now = self.conductor.now
         for loader in self.loaders:
             loader.serve(self.stage)
+            loader.bs = self.learn.dls.train.bs  # fewer than the stage's where there are fewer labelled tiles
             loader.window(now.number, self.state.step, now.steps)
         self.batches = [iter(loader) for loader in self.loaders]
         self.steps_before = sum(epoch.steps for epoch in self.epochs if epoch.number < now.number)

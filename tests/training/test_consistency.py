@@ -331,6 +331,23 @@ def test_unlabelled_tiles_of_other_brightness_teach_what_the_labelled_ones_canno
     assert right[stage.consistency] > right["none"] + 0.02
 
 
+def test_a_step_has_as_many_tiles_without_labels_as_with(tmp_path):
+    class Watch(Callback):
+        order, run_valid = -4, False
+
+        def before_fit(self):
+            own = self.learn.mean_teacher.losses
+
+            def spy(views):
+                assert len(views[0]) == len(self.learn.x)
+                return own(views)
+
+            self.learn.mean_teacher.losses = spy
+
+    recipe, learn = toys(replace(TEACHER, bs=1000), replace(TEACHER, bs=5))
+    assert len(fit(tmp_path, recipe, learn, Watch()).rows) == 6
+
+
 def test_the_history_has_the_mean_of_the_loss_on_unlabelled_tiles(tmp_path):
     class Keep(Callback):
         order, run_valid = -4, False
