@@ -35,10 +35,12 @@ class Views:
         i = draw % len(self)
         mirrored = np.random.default_rng((self.seed, epoch, draw, 5)).random() < 0.5
         image = np.ascontiguousarray(self.images[i][:, ::-1]) if mirrored else self.images[i]
-        no_mask = np.zeros_like(image)
-        second, first = (augment(image, no_mask, epoch, draw)[0] for augment in self.augmenters)
-        views = (first if self.both_strong else image, second)
+        first = self._strong(1, image, epoch, draw) if self.both_strong else image
+        views = (first, self._strong(0, image, epoch, draw))
         return views if self.depth is None else (*views, self.depth[i])
+
+    def _strong(self, which: int, image: np.ndarray, epoch: int, draw: int) -> np.ndarray:
+        return self.augmenters[which](image, np.zeros_like(image), epoch, draw)[0]
 
 
 class UnlabelledLoader(TileLoader):
