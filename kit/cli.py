@@ -9,15 +9,17 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from kit.errors import InputError
+from kit.errors import InputError, RefusedError, UnreachableError
 from kit.runs import Run, read_json
 
-OK, INPUT_WRONG, INTERRUPTED = 0, 2, 130
+OK, INPUT_WRONG, REFUSED, UNREACHABLE, INTERRUPTED = 0, 2, 3, 4, 130
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's main and exit: 0 done, 2 with one line when the user's input is wrong, 130 on Ctrl-C."""
+    """Run a script's main and exit: 0 done, else with one line: 2 the user's input is wrong, 3 Kaggle said no,
+    4 Kaggle cannot be reached, 130 on Ctrl-C.
+    """
     # what libraries tell their developers is not for a competitor's screen
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.simplefilter("ignore", FutureWarning)
@@ -26,6 +28,10 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except InputError as error:
         _fail(str(error), INPUT_WRONG)
+    except RefusedError as error:
+        _fail(str(error), REFUSED)
+    except UnreachableError as error:
+        _fail(str(error), UNREACHABLE)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except RuntimeError as error:

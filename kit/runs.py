@@ -94,6 +94,9 @@ def forget_pages(array: np.ndarray) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
+RECIPE, PRETEXT = "recipe.toml", "pretext.toml"  # by which a run is found, and by which a pretext run
+
+
 class Run:
     """One run directory, runs/NAME; the layout is in docs/architecture.md."""
 
@@ -154,23 +157,34 @@ def new_run(name: str) -> Run:
     if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or name.endswith(".csv") or name == "latest":
         raise InputError(f"--run {name!r} is no usable name: give a plain folder name such as resnet34-a")
     run = Run(Path("runs") / name)
-    if (run / "recipe.toml").exists():
+    if (run / RECIPE).exists() or (run / PRETEXT).exists():
         raise InputError(f"{run.path} exists already: add --resume to go on with it, or choose another --run")
     return run
 
 
-def find_run(name: str) -> Run:
-    """The run that a user means by a name, a path, or "latest" (the run started last)."""
+def find_run(name: str, kind: str = RECIPE) -> Run:
+    """The run, or with kind=PRETEXT the pretext run, that a user means by a name, a path, or "latest" (started last).
+
+    Raises InputError where there is none, and for a run of the other kind.
+    """
+    what, flag = ("run", "") if kind == RECIPE else ("pretext run", " --pretext")
     if name == "latest":
-        found = sorted(Path("runs").glob("*/recipe.toml"), key=lambda path: path.stat().st_mtime)
+        found = sorted(Path("runs").glob(f"*/{kind}"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise InputError("there is no run under runs/ yet: train one with python scripts/train.py")
+            raise InputError(f"there is no {what} under runs/ yet: train one with python scripts/train.py{flag}")
         return Run(found[-1].parent)
     for path in (Path("runs") / name, Path(name)):
-        if (path / "recipe.toml").exists():
+        if (path / kind).exists():
             return Run(path)
-    known = sorted(path.parent.name for path in Path("runs").glob("*/recipe.toml"))
-    raise InputError(f"no run {name!r} (a run has a recipe.toml); runs here: {', '.join(known) or 'none'}")
+        if (path / PRETEXT).exists():
+            raise InputError(
+                f"{path} is a pretext run, which predicts no masks: train a run on its encoder with "
+                f"--weights {path / 'encoder.safetensors'}, or go on with it by train.py --pretext --resume"
+            )
+        if (path / RECIPE).exists():
+            raise InputError(f"{path} was trained on masks and is no pretext run: leave out --pretext")
+    known = sorted(path.parent.name for path in Path("runs").glob(f"*/{kind}"))
+    raise InputError(f"no {what} {name!r} (a {what} has a {kind}); {what}s here: {', '.join(known) or 'none'}")
 
 
 def default_name(recipe: str, arch: str) -> str:

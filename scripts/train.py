@@ -3,6 +3,7 @@
 python scripts/train.py --arch resnet34
 python scripts/train.py --arch seresnext50_32x4d --fold all --time-budget 6h --run se50
 python scripts/train.py --run se50 --resume
+python scripts/train.py --pretext --arch resnet34 --no-pretrained --run p
 """
 
 import _path  # noqa: F401
@@ -14,11 +15,7 @@ def main() -> None:
     parser = cli.parser(__doc__)
     cli.add_data(parser)
     add = parser.add_argument
-    add(
-        "--arch",
-        metavar="NAME",
-        help="timm encoder, for instance resnet34 or seresnext50_32x4d (default: the recipe's)",
-    )
+    add("--arch", metavar="NAME", help="timm encoder, such as resnet34 or seresnext50_32x4d (default: the recipe's)")
     add("--recipe", metavar="NAME", help="a name of --list or a .toml file (default: baseline)")
     add("--list", action="store_true", help="print the recipes with their sources and costs, and stop")
     add("--fold", metavar="K", help="0, or 0,2, or all, or none = train on every tile, no validation (default: 0)")
@@ -32,6 +29,7 @@ def main() -> None:
     add("--time-budget", metavar="TIME", help="60m, 1.5h: time the first steps, then train as long as fits")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe, e.g. net.stem=no-pool")
     add("--run", metavar="NAME", help="name under runs/ (default: recipe, encoder and time)")
+    add("--pretext", action="store_true", help="pretrain the encoder on tiles without labels, for a later --weights")
     add("--resume", action="store_true", help="go on with --run (default: the latest) where it was cut")
     add("--tensorboard", action="store_true", help="also log to runs/NAME/fold_K/tensorboard")
     args = parser.parse_args()
@@ -40,6 +38,14 @@ def main() -> None:
         from kit import measured
 
         print(measured.listing())
+    elif args.pretext:
+        from kit.training import pretext_command
+
+        run, tiles = pretext_command.train(args)
+        if tiles:
+            from kit.report import figures
+
+            figures.save(figures.restoration(*tiles), run / "pretext.png")
     else:
         from kit.inference import rounds
 

@@ -1,7 +1,7 @@
 """Decide how a run's probabilities become masks: every way is compared on out-of-fold predictions, nested.
 
 The best whose gain over threshold 0.5 is outside noise goes into decision.json: threshold, components, holes, the gate
-of the empty head, the mask of greatest expected score. Mosaic rules are added where mosaic.csv places the tiles.
+of the empty head, the mask of greatest expected score. Mosaic rules are added where scripts/mosaic.py placed the tiles.
 
 python scripts/tune_threshold.py resnet34-a
 """

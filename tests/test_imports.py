@@ -30,7 +30,7 @@ NO_TORCH = (
     "kit.cli",
     "kit.data",
     "kit.scoring",
-    "kit.leaderboard.submission",
+    "kit.leaderboard",
 )
 
 

@@ -85,3 +85,23 @@ def test_the_environment_names_versions_and_no_secrets(monkeypatch):
     record = runs.environment()
     assert record["versions"]["numpy"]
     assert "secret-value" not in str(record)
+
+
+def test_a_pretext_run_is_taken_for_no_other_run_and_no_other_for_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no pretext run under runs/.*--pretext"):
+        runs.find_run("latest", runs.PRETEXT)
+    runs.write_text(Path("runs") / "a" / "recipe.toml", "")
+    runs.write_text(Path("runs") / "p" / "pretext.toml", "")
+    os.utime(Path("runs/a/recipe.toml"), (time.time() - 9,) * 2)
+    assert runs.find_run("latest").name == "a"
+    assert runs.find_run("latest", runs.PRETEXT).name == "p"
+    for name in ("p", str(tmp_path / "runs" / "p")):
+        with pytest.raises(InputError, match=r"is a pretext run, .*--weights \S*runs/p/encoder.safetensors"):
+            runs.find_run(name)
+    with pytest.raises(InputError, match="is no pretext run: leave out --pretext"):
+        runs.find_run("a", runs.PRETEXT)
+    with pytest.raises(InputError, match="pretext runs here: p"):
+        runs.find_run("absent", runs.PRETEXT)
+    with pytest.raises(InputError, match="exists already"):
+        runs.new_run("p")

@@ -93,6 +93,12 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["train.py", "--set", "pseudo_run=absent", "--set", "stages.0.pseudo=mix"], ["no run 'absent'"]),
         (["train.py", "--set", "iterate=2"], ["no stage", "stages.3.pseudo=mix"]),
         (["submit.py", "absent", "--dry-run"], ["no run 'absent'"]),
+        (["train.py", "--pretext", "--fold", "0"], ["--pretext", "leave out --fold"]),
+        (["train.py", "--pretext", "--resume"], ["no pretext run under runs/"]),
+        (["mosaic.py", "absent"], ["no run 'absent'"]),
+        (["mosaic.py", "--data", "nowhere"], ["nowhere is no folder"]),
+        (["submit.py"], ["name runs or files"]),
+        (["prepare.py"], ["data is no folder"]),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
@@ -103,6 +109,23 @@ def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
     assert err.count("\n") == 1
     assert all(word in err for word in words), err
     assert os.listdir(tmp_path) == []
+
+
+def test_the_jigsaw_is_written_beside_the_cache_and_folds_by_mosaic_find_it(home):
+    code, _, err = run(*TRAIN, "--set", "data.folds_by=mosaic", cwd=home)
+    assert (code, "make it with scripts/mosaic.py" in err) == (2, True)
+    out = succeed("mosaic.py", "--data", "data", cwd=home)
+    table = pd.read_csv(home / "data/.kit/mosaic.csv", dtype={"id": str})
+    truth = pd.read_csv(home / "data/demo_mosaic.csv", dtype={"id": str}).set_index("id")
+    truth = truth[truth.groupby("mosaic")["mosaic"].transform("size") > 1]
+    assert set(table["id"]) == set(truth.index)
+    for _, own in table.groupby("mosaic"):  # as the truth but for the numbers and where each begins
+        true = truth.loc[own["id"]]
+        shifts = {(row, col) for row, col in true[["row", "col"]].to_numpy() - own[["row", "col"]].to_numpy()}
+        assert (true["mosaic"].nunique(), len(shifts)) == (1, 1)
+    written = re.findall(r"written: (\S+)", out)
+    assert {Path(path).name for path in written} == {"mosaic.csv", "mosaic_folds.csv", "mosaics"}
+    assert all((home / path).exists() for path in written)
 
 
 @pytest.mark.slow
@@ -180,3 +203,40 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(home):
     assert process.stderr.splitlines()[-1].startswith("error: no room to write")
     assert "Traceback" not in process.stderr
     succeed("train.py", "--run", "a", "--resume", cwd=home)
+
+
+@pytest.mark.slow
+def test_an_encoder_pretrained_without_labels_is_trained_on(home):
+    pretext = ["train.py", "--pretext", "--recipe", str(TINY), "--epochs", "4", "--run", "p"]
+    process = start(*pretext, cwd=home)
+    wait_for(home / "runs/p/resume.pt", process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate()
+    if process.returncode == 130:  # else it was done already
+        assert "python scripts/train.py --pretext --run p --resume" in out
+    succeed("train.py", "--pretext", "--run", "p", "--resume", cwd=home)
+    assert "is done already" in succeed("train.py", "--pretext", "--resume", cwd=home)
+    left = {"command.txt", "environment.json", "pretext.toml", "pretext.json", "history.csv", "encoder.safetensors"}
+    assert {path.name for path in (home / "runs/p").iterdir()} == left | {".lock", "pretext.png"}
+
+    for command in (
+        ["predict.py", "p"],
+        ["predict.py", "p", "p", "--run", "both"],
+        ["tune_threshold.py", "p"],
+        ["pseudo_label.py", "p"],
+        ["mosaic.py", "p"],
+        ["submit.py", "p", "--dry-run"],
+        ["train.py", "--run", "p", "--resume"],
+        [*TRAIN, "--set", "pseudo_run=p", "--set", "stages.0.pseudo=mix"],
+    ):
+        code, _, err = run(*command, cwd=home)
+        assert (code, err.count("\n"), "runs/p is a pretext run, which predicts no masks" in err) == (2, 1, True), err
+    code, _, err = run(*pretext, cwd=home)
+    assert (code, "exists already" in err) == (2, True)
+
+    weights = ["--weights", "runs/p/encoder.safetensors"]
+    code, _, err = run(*TRAIN, *weights, "--set", "data.channels=grey", cwd=home)
+    assert (code, "data.channels=grey3" in err) == (2, True)
+    succeed(*TRAIN, *weights, "--epochs", "0.1", cwd=home)
+    code, _, err = run("train.py", "--pretext", "--run", "a", "--resume", cwd=home)
+    assert (code, "is no pretext run" in err) == (2, True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from kit import runs
 from kit.data import archive
+from kit.errors import InputError
 
 FORMAT = 1  # raise it when the arrays of one and the same data folder come out differently
 
@@ -28,6 +29,18 @@ def places(data: Path) -> list[Path]:
     elsewhere = os.environ.get("KIT_CACHE")
     name = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]
     return [data / ".kit", *([Path(elsewhere) / name] if elsewhere else [])]
+
+
+def folder(data: Path) -> Path:
+    """The first of `places` that can be written, made if need be. Raises InputError where there is none."""
+    for place in places(data):
+        if place.parent == data and not _writable(data):
+            continue
+        with contextlib.suppress(OSError):
+            place.mkdir(parents=True, exist_ok=True)
+            if _writable(place):
+                return place
+    raise InputError(f"{data} is read-only: set KIT_CACHE to a folder that can be written")
 
 
 def read(data: Path, maker: str, names: Iterable[str]) -> tuple[dict[str, np.ndarray], str] | None:

@@ -153,3 +153,4 @@ _DEALS: dict[str, Callable[..., np.ndarray]] = {
     "depth": _by_depth,
     "mosaic": _by_mosaic,
 }
+KINDS = tuple(_DEALS)

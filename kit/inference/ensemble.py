@@ -20,6 +20,7 @@ from kit.scoring.metric import average_precision
 from kit.scoring.threshold import GROUPS
 
 CHUNK = 128  # tiles in memory at a time
+EMPTY = ("oof_empty.npy", "test_empty.npy")
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,16 @@ def combine(run: Run, members: Sequence[Run], tiles: Tiles, data: Path, vote: bo
 
     test.npy is the mean of theirs, weighted where weights are shown to gain; oof.npy, of the tiles that all have out
     of fold, the same with each fold weighted by what the other folds chose. With `vote` a pixel's value is the share
-    of the runs whose own decision makes it salt: above 0.5 is the majority, half of them is not.
+    of the runs whose own decision makes it salt: above 0.5 is the majority, half of them is not. Where every run says
+    which tiles are empty (empty heads), the mean of that, with the same weights, goes into oof_empty.npy and
+    test_empty.npy.
     Raises InputError for fewer than two runs, one run twice, other tiles, and predictions that are missing or damaged.
     """
     check(run, members, tiles)
     oof, folds = _out_of_fold(members, tiles, vote)
     test = [_Part.of(member, "test", tiles, pd.Series(tiles.test_ids), vote) for member in members]
     result, by_tile = _judge(members, oof, folds, tiles, vote)
-    for name in ("recipe.toml", "ensemble.json", "oof.npy", "oof_ids.csv", *FILES):
+    for name in ("recipe.toml", "ensemble.json", "oof.npy", "oof_ids.csv", *EMPTY, *FILES):
         (run / name).unlink(missing_ok=True)
     if oof:
         _write(run, "oof", oof, by_tile, folds["id"])
@@ -89,7 +92,7 @@ class _Part:
     rows: np.ndarray  # (N,) int, where each of the ensemble's tiles stands in it
     constant: np.ndarray  # (N,) bool
     decision: Decision | None  # the run's own, where it votes
-    head: np.ndarray | None  # (n,) what its empty head says, where that decision needs it
+    head: np.ndarray | None  # (n,) what its empty head says, where it has one
 
     @classmethod
     def of(cls, run: Run, split: str, tiles: Tiles, ids: pd.Series, vote: bool) -> "_Part":
@@ -100,7 +103,9 @@ class _Part:
         if (rows < 0).any():
             raise InputError(f"{run.path} lacks the test tile {ids[int(np.argmin(rows))]}: predict it again")
         decision = decide.decision_of(run) if vote else None
-        head = decide.needed_head(run, split, len(own), decision) if decision else None
+        if decision:
+            decide.needed_head(run, split, len(own), decision)  # says so where it is missing
+        head = decide.empty_head(run, split, len(own))
         return cls(prob, rows, constant, decision, head)
 
     def values(self, part: slice) -> np.ndarray:
@@ -185,6 +190,10 @@ def _write(run: Run, split: str, parts: Sequence[_Part], weights: np.ndarray, id
     shape = (len(ids), *parts[0].prob.shape[1:])
     write_probabilities(run / f"{split}.npy", shape, (mean for _, mean in _means(parts, weights)))
     write_text(run / f"{split}_ids.csv", pd.DataFrame({"id": ids}).to_csv(index=False))
+    heads = [part.head[part.rows] for part in parts if part.head is not None]
+    if len(heads) == len(parts):
+        empty = (weights * np.stack(heads, 1)).sum(1, dtype=np.float32).astype(np.float16)
+        write_probabilities(run / f"{split}_empty.npy", empty.shape, [empty])
 
 
 def _describe(run: Run, result: Ensemble, tiles: Tiles, data: Path) -> None:

@@ -1,5 +1,7 @@
 """Test probabilities of a run: each finished fold with its weights and TTA, then their mean; memory bounded."""
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,21 +20,28 @@ from kit.training.fold import fold_name, load_nets, weights_of
 CHUNK = 512  # tiles held in memory at a time; of several nets, each one's weights are read once for so many
 
 
-def predict(run: Run, recipe: Recipe, tiles: Tiles, tta: str | None = None, weights: str | None = None) -> Path:
+def predict(
+    run: Run,
+    recipe: Recipe,
+    tiles: Tiles,
+    tta: str | None = None,
+    weights: str | None = None,
+    deadline: float = math.inf,
+) -> Path:
     """Write runs/NAME/test.npy, float16 (n, 101, 101), the mean over the finished folds, and test_ids.csv.
 
     Where the net says which tiles are empty, the mean of that goes into test_empty.npy, float16 (n,). Each fold's own
     are kept in fold_K, so a prediction that was cut goes on with the next fold. With folds that validate and a fold
     that trained on every tile, all count alike. `weights` is best, last, averaged or snapshots; without it each fold
-    has those that its validation chose.
+    has those that its validation chose. With a `deadline` (of time.monotonic) only as many folds count as are done by
+    then, but always one.
     Raises InputError when no fold is finished, or a fold has no such weights.
     """
     tta = check_tta(tta or recipe.tta)
     used = used_weights(run, weights)
     if weights:
         print("note: out-of-fold predictions and the decision stay those of the weights that validation chose")
-    for fold, name in used.items():
-        _predict_fold(run, recipe, tiles, fold, tta, name)
+    used = _predict_folds(run, recipe, tiles, used, tta, deadline)
     (run / "test_empty.npy").unlink(missing_ok=True)  # never beside a test.npy of other weights
     for name in _files(recipe):
         average([run.fold(fold) / name for fold in used], run / name)
@@ -91,6 +100,23 @@ def fold_probabilities(
 def _files(recipe: Recipe) -> tuple[str, ...]:
     """What is written of the test tiles, by a fold and by the run."""
     return ("test.npy", "test_empty.npy") if recipe.salt.empty else ("test.npy",)
+
+
+def _predict_folds(
+    run: Run, recipe: Recipe, tiles: Tiles, used: dict[int | None, str], tta: str, deadline: float
+) -> dict[int | None, str]:
+    """Predict with the folds that a deadline leaves the time for; which they are."""
+    done: dict[int | None, str] = {}
+    slowest = 0.0
+    for fold, name in used.items():
+        started = time.monotonic()
+        if done and started + slowest > deadline:
+            print(f"time is up: {len(done)} of {len(used)} folds count", flush=True)
+            break
+        _predict_fold(run, recipe, tiles, fold, tta, name)
+        done[fold] = name
+        slowest = max(slowest, time.monotonic() - started)
+    return done
 
 
 def _predict_fold(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta: str, weights: str) -> None:

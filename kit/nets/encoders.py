@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import timm
 import torch
@@ -34,12 +35,20 @@ class Encoder(nn.Sequential):
 
     `channels` and `reductions` say for each stage how many channels its maps have and how many pixels of the input
     a pixel of them spans at the `image_size` it was built for; `mean` and `std` are what its weights were trained with,
-    per channel of an RGB image scaled to 0..1.
+    per channel of an RGB image scaled to 0..1. `links` are the names in timm of the parts of all stages, in order.
     """
 
-    def __init__(self, name: str, stages: list[nn.Sequential], maps: list[torch.Size], image_size: int, cfg: dict):
+    def __init__(
+        self,
+        name: str,
+        stages: list[nn.Sequential],
+        links: list[str],
+        maps: list[torch.Size],
+        image_size: int,
+        cfg: dict,
+    ):
         super().__init__(*stages)
-        self.name = name
+        self.name, self.links = name, links
         self.channels = tuple(shape[1] for shape in maps)
         self.reductions = tuple(image_size / shape[-1] for shape in maps)
         self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
@@ -51,6 +60,15 @@ class Encoder(nn.Sequential):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def timm_names(self) -> dict[str, Tensor]:
+        """The parameters and buffers themselves under their names in timm's own layout, which `build` reads."""
+        parts = [part for stage in self.children() for part in stage.children()]
+        return {
+            f"{link}.{key}": tensor
+            for link, part in zip(self.links, parts, strict=True)
+            for key, tensor in part.state_dict(keep_vars=True).items()
+        }
 
 
 def build(
@@ -185,7 +203,7 @@ def _compose(name: str, net: TimmNet, links: list[Link], shape: torch.Size) -> E
     for stage, (start, end) in zip(stages, pairwise(starts), strict=True):
         for link, part in links[start:end]:
             stage.add_module(link.replace(".", "_"), part)
-    encoder = Encoder(name, stages, maps, shape[-1], net.pretrained_cfg)
+    encoder = Encoder(name, stages, [link for link, _ in links], maps, shape[-1], net.pretrained_cfg)
     with torch.no_grad():
         if not torch.allclose(encoder(x), truth, rtol=1e-4, atol=1e-5):
             raise _UnfitError("its parts one after another do not give what the whole net gives")
@@ -227,9 +245,11 @@ def _shapes(links: list[Link], x: Tensor) -> list[torch.Size]:
 def _load(net: TimmNet, names: list[str], path: Path, in_channels: int, fresh_stem: bool) -> None:
     """Load a file in timm's layout into the parts of `net` of these names, every key accounted for.
 
-    With a fresh stem the file's first convolution has no place in the net, which keeps its own.
+    With a fresh stem the file's first convolution has no place in the net, which keeps its own, unless the file says
+    that it is of that stem.
     """
     given = _read(path)
+    fresh_stem = fresh_stem and metadata(path).get("net.stem") != "3x3"
     whole = net.state_dict()
     needed = {key for key in whole if key.startswith(tuple(f"{name}." for name in names))}
     first = net.pretrained_cfg.get("first_conv") or ()
@@ -251,6 +271,15 @@ def _load(net: TimmNet, names: list[str], path: Path, in_channels: int, fresh_st
             f"{path}: does not fit the encoder: keys {', '.join(found)}; save the state_dict of timm's net of this name"
         )
     net.load_state_dict({key: given[key] for key in needed & given.keys()}, strict=False)
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; nothing for any other file, be it damaged or missing."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return {}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

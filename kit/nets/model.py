@@ -36,6 +36,7 @@ class TileNet(nn.Module):
         super().__init__()
         self.inputs, self.decoder, self.precision, self.gating = shown, decoder, precision, gating
         self._groups = self._name_groups(encoder)
+        self._in_timm = self._name_in_timm(encoder)
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -90,6 +91,16 @@ class TileNet(nn.Module):
             groups[0 if id(p) in early else 1 if id(p) in late else 2].append(name)
         return groups
 
+    def _name_in_timm(self, encoder: encoders.Encoder | None) -> dict[str, str]:
+        """For each name in timm of a part of the encoder its name in this net."""
+        own = {id(tensor): name for name, tensor in self.state_dict(keep_vars=True).items()}
+        return {name: own[id(tensor)] for name, tensor in (encoder.timm_names() if encoder else {}).items()}
+
+    def encoder_weights(self) -> dict[str, Tensor]:
+        """The encoder's state in timm's own layout: saved as .safetensors it is what `weights` of `build` reads."""
+        state = self.state_dict()
+        return {name: state[own] for name, own in self._in_timm.items()}
+
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """Every parameter once, for learning rates by depth: first half of the encoder's stages, second half, decoder.
 
@@ -127,6 +138,8 @@ def build(
     n_channels = inputs.channel_count(channels)
     _check_parts(encoder, decoder, stem, pretrained or bool(weights), options)
     stages = None
+    if weights:
+        _check_origin(weights, {"net.encoder": encoder, "data.channels": channels})
     if encoder:
         stages = encoders.build(
             encoder, in_channels=n_channels, stem=stem, pretrained=pretrained, weights=weights, image_size=size
@@ -145,6 +158,21 @@ def build(
 def _check(key: str, value: str, allowed: Any) -> None:
     if value not in allowed:
         raise InputError(f"{key} {value!r} is unknown: use {' or '.join(allowed)}")
+
+
+def _check_origin(weights: str, recipe: dict[str, str]) -> None:
+    """Raises InputError for weights that say of themselves that they are of another encoder or of other channels.
+
+    Only scripts/train.py --pretext writes such. The tag of an encoder's name, behind the dot, does not count.
+    """
+    origin = encoders.metadata(weights)
+    for key, own in recipe.items():
+        there = origin.get(key, own)
+        if there.partition(".")[0] != own.partition(".")[0]:
+            raise InputError(
+                f"{weights} was pretrained with {key}={there}, and the recipe has {own}: "
+                f"add --set {key}={there}, or pretrain with --pretext --set {key}={own}"
+            )
 
 
 def _check_parts(encoder: str, decoder: str, stem: str, pretrained: bool, options: Salt) -> None:

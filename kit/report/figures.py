@@ -3,11 +3,13 @@
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from kit.data.mosaic_levels import lay_out
 from kit.runs import atomic_path
 from kit.scoring.threshold import Tuning
 
@@ -80,4 +82,75 @@ def score_against_speed(table: pd.DataFrame, title: str) -> Figure:
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def restoration(original: np.ndarray, covered: np.ndarray, restored: np.ndarray) -> Figure:
+    """Tiles (n, H, W) uint8 of a pretext run in three rows: as they are, with hidden blocks, restored."""
+    figure = Figure(figsize=(1.6 * len(original) + 0.6, 5.2), layout="constrained")
+    grid = figure.subplots(3, len(original), squeeze=False)
+    rows = {"Held-out tile": original, "Hidden blocks": covered, "Restored": restored}
+    for row, (name, images) in zip(grid, rows.items(), strict=True):
+        row[0].set_ylabel(name, fontsize=11)
+        for axes, image in zip(row, images, strict=True):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return figure
+
+
+def mosaic(
+    stack: np.ndarray,
+    rows: np.ndarray,
+    cols: np.ndarray,
+    masks: dict[str, tuple[np.ndarray, np.ndarray]],
+    title: str,
+) -> Figure:
+    """Tiles (n, H, W) float put together at rows and cols (n,), with up to two sets of masks outlined.
+
+    masks: by label, which of the tiles have a mask (n,) bool, and the masks (n, H, W) bool. A square in its corner
+    tells that a tile has one, for it may be empty.
+    """
+    (height, width), picture = stack.shape[1:], lay_out(stack, rows, cols, np.nan)
+    figure = Figure(figsize=(max(5.0, picture.shape[1] / 90), picture.shape[0] / 90 + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    low, high = np.nanpercentile(picture, (1, 99))
+    axes.imshow(picture, cmap="gray", vmin=low, vmax=high)
+    for number, ((label, (has, drawn)), colour) in enumerate(zip(masks.items(), (BLUE, ORANGE), strict=False)):
+        outline = lay_out(drawn & has[:, None, None], rows, cols, False)
+        if outline.any() and not outline.all():
+            axes.contour(outline, levels=[0.5], colors=colour, linewidths=1.3)
+        axes.plot(cols[has] * width + 5 + 8 * number, rows[has] * height + 5, "s", color=colour, markersize=4,
+                  linestyle="none", label=label)  # fmt: skip
+    axes.set_xticks((np.arange(cols.max() + 1) + 0.5) * width, labels=np.arange(cols.max() + 1))
+    axes.set_yticks((np.arange(rows.max() + 1) + 0.5) * height, labels=np.arange(rows.max() + 1))
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel("col", fontsize=11)
+    axes.set_ylabel("row", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
+    return figure
+
+
+def foretold(table: pd.DataFrame, title: str) -> Figure:
+    """Public and private score against the out-of-fold score, with the line on which they would be the same.
+
+    table: oof, public, private of each submission. Those without an out-of-fold score are small marks at the left edge.
+    """
+    figure = Figure(figsize=(8, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, (colour, mark) in zip(("public", "private"), MARKS, strict=False):
+        known = table[[name, "oof"]].dropna()
+        axes.plot(known["oof"], known[name], mark, color=colour, markersize=8, label=f"{name} score", linestyle="none")
+        unknown = table[name][table["oof"].isna()].dropna()
+        axes.plot([0.015] * len(unknown), unknown, mark, color=colour, markersize=4, alpha=0.6,
+                  transform=axes.get_yaxis_transform(), linestyle="none")  # fmt: skip
+    both = table[["oof", "public", "private"]].to_numpy().ravel()
+    ends = [pd.Series(both).min(), pd.Series(both).max()]
+    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=":", label="equal scores")
+    axes.set_title(title.replace("; ", "\n") or "Submissions", loc="left", fontsize=12)
+    axes.set_xlabel("Out-of-fold score", fontsize=11)
+    axes.set_ylabel("Leaderboard score", fontsize=11)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure

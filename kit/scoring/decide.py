@@ -94,7 +94,7 @@ def masks_of_test(run: Run, tiles: Tiles, placement: pd.DataFrame | None = None)
         state = "missing" if placement is None else "another than when they were measured"
         raise InputError(
             f"{run / 'decision.json'} has mosaic rules, but mosaic.csv is {state}: "
-            f"put it back, or run scripts/tune_threshold.py {run.name} again"
+            f"run scripts/mosaic.py, then scripts/tune_threshold.py {run.name}"
         )
     near = Neighbours(placement, tiles.train_ids, tiles.masks)
     return list(ids), near.replaced(masks, list(ids), decision.mosaic_rules)

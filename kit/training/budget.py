@@ -105,7 +105,7 @@ def _step_seconds(learn: Learner, recipe: Recipe, stage: Stage) -> float:
     epochs = plan(alone, loader.dataset.n_tiles, loader.dataset.n_pseudo)
     watch = Stopwatch()
     with learn.no_bar(), learn.no_logging():
-        learn.fit(1, cbs=[*begin_stage(learn, alone, 0, epochs, State()), watch])
+        learn.fit(1, cbs=[*begin_stage(learn, alone, 0, epochs, State(), loss_func), watch])
     for net, before in zip(nets, weights, strict=True):
         net.load_state_dict(before)
     if scaling:

@@ -46,9 +46,10 @@ class State:
         return max(scores, default=float("-inf"))
 
 
-def save_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def save_weights(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a state dict as safetensors."""
-    write_bytes(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(contiguous, metadata))
 
 
 def load_weights(path: Path, net: nn.Module) -> None:

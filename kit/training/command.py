@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -21,6 +22,8 @@ from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.recipe import Recipe
 from kit.runs import Run
+
+Trained = TypeVar("Trained")
 
 RECIPE_FLAGS = (
     "arch",
@@ -80,9 +83,14 @@ def folds_of(text: str, n_folds: int) -> list[int | None]:
 
 def train(args: argparse.Namespace) -> Run:
     """Start a run or go on with one, and print what was written."""
+    check_tensorboard(args)
+    return _resume(args) if args.resume else _start(args)
+
+
+def check_tensorboard(args: argparse.Namespace) -> None:
+    """Raises InputError where --tensorboard is asked for and its package is not there."""
     if args.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs its package: pip install tensorboard")
-    return _resume(args) if args.resume else _start(args)
 
 
 def _start(args: argparse.Namespace) -> Run:
@@ -92,10 +100,11 @@ def _start(args: argparse.Namespace) -> Run:
     data = cli.data_dir(args.data)
     tiles = tile_files.load(data)
     run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder or recipe.net.decoder))
+    placed = _placement(data, recipe)
 
     from kit.training.learner import make_folds
 
-    table = make_folds(recipe, tiles, _placement(data, recipe))
+    table = make_folds(recipe, tiles, placed)
     start(run, recipe, tiles, data, table, which, seconds, args.tensorboard)
     return run
 
@@ -125,30 +134,41 @@ def start(
     if seconds:
         recipe = budget.fit_to(recipe, learner, seconds)
     with run.lock():
-        request = {"data": str(data.resolve()), "fingerprint": tiles.fingerprint, "folds": which}
-        runs.write_text(run / "command.txt", runs.command_line() + "\n")
-        runs.write_json(run / "environment.json", request | runs.environment())
         runs.write_text(run / "folds.csv", table.to_csv(index=False))
-        runs.write_text(run / "recipe.toml", recipes.dumps(recipe))
+        record(run, runs.RECIPE, recipe, tiles, data, which)
         _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard, learner))
+
+
+def record(run: Run, kind: str, recipe: Recipe, tiles: Tiles, data: Path, which: Sequence[int | None]) -> None:
+    """Write what was asked for and where; the recipe, in the file `kind`, comes last: by it the run is found."""
+    request = {"data": str(data.resolve()), "fingerprint": tiles.fingerprint, "folds": which}
+    runs.write_text(run / "command.txt", runs.command_line() + "\n")
+    runs.write_json(run / "environment.json", request | runs.environment())
+    runs.write_text(run / kind, recipes.dumps(recipe))
 
 
 def _resume(args: argparse.Namespace) -> Run:
     run = runs.find_run(args.run or "latest")
     if (run / "ensemble.json").exists():
         raise InputError(f"{run.path} is an ensemble, which is not trained: name one of its runs")
+    recipe, tiles = reopen(run, runs.RECIPE, args)
+    go_on(run, recipe, tiles, folds_of(args.fold, recipe.data.folds) if args.fold else None, args.tensorboard)
+    return run
+
+
+def reopen(run: Run, kind: str, args: argparse.Namespace) -> tuple[Recipe, Tiles]:
+    """What a run goes on with: its recipe, in the file `kind`, and its tiles. Raises InputError for other ones."""
     given = [flag for flag in RECIPE_FLAGS if getattr(args, flag) not in (None, False, [])]
     if given:
         raise InputError(f"--resume goes on with the recipe of {run.path}: leave out --{given[0].replace('_', '-')}")
-    recipe = recipes.load(str(run / "recipe.toml"))
+    recipe = recipes.load(str(run / kind))
     data = cli.data_of_run(run, args.data)
     tiles = tile_files.load(data)
     if not run.made_on(tiles.fingerprint):
         raise InputError(
             f"{data} is not the data that {run.path} was trained on: give that with --data, or start a new run"
         )
-    go_on(run, recipe, tiles, folds_of(args.fold, recipe.data.folds) if args.fold else None, args.tensorboard)
-    return run
+    return recipe, tiles
 
 
 def go_on(
@@ -173,21 +193,26 @@ def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
     table = placement.read(data)
     if table is None:
         raise InputError(
-            f"folds by mosaic need {placement.paths(data)[-1]}: "
-            "put the placement table there (columns id, mosaic, row, col)"
+            f"folds by mosaic need {placement.paths(data)[-1]}: make it with scripts/mosaic.py --data {data}"
         )
     return table
 
 
-def _finish(run: Run, train: Callable[[], bool]) -> None:
-    """Train, and say what there is and what comes next; Ctrl-C at any time leaves a run that can be resumed."""
+def or_exit(train: Callable[[], Trained | None], flags: str) -> Trained:
+    """What `train` gives; where that is false or Ctrl-C came, exit and say that train.py goes on with these flags."""
     try:
         done = train()
     except KeyboardInterrupt:
-        done = False
+        done = None
     if not done:
-        print(f"stopped and saved; go on with: python scripts/train.py --run {run.name} --resume")
+        print(f"stopped and saved; go on with: python scripts/train.py {flags} --resume")
         sys.exit(cli.INTERRUPTED)
+    return done
+
+
+def _finish(run: Run, train: Callable[[], bool]) -> None:
+    """Train, and say what there is and what comes next; Ctrl-C at any time leaves a run that can be resumed."""
+    or_exit(train, f"--run {run.name}")
     scores = runs.read_json(run / "scores.json")
     if "mean" in scores:
         count = sum("score" in fold for fold in scores["folds"].values())

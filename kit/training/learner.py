@@ -2,10 +2,12 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import fastai.callback.progress
 import fastai.callback.schedule
@@ -14,7 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
-from fastai.learner import Learner
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner, Metric
 from tqdm import tqdm
 
 from kit.data import folds as folding
@@ -39,6 +42,8 @@ from kit.training.callbacks import (
 from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
 from kit.training.schedules import Epoch, plan
+
+LossFunction: TypeAlias = Callable[[Any, torch.Tensor], torch.Tensor]  # predictions and targets -> scalar
 
 
 def device() -> str:
@@ -127,25 +132,30 @@ def make_learner(
         sampling=recipe.data.sampling,
         labels=labels,
     )
-    loaders.train.serve(first)
     kinds = consistency.used(recipe)
     if kinds:
         loaders.loaders.append(unlabelled.make_loader(recipe, tiles, device(), net.needs_depth, num_workers))
-    second = None
+    learn = learner_of(loaders, net, first, _loss(recipe, first), TileScore())
     if consistency.CO_TRAINING in kinds:
-        second = make_net(replace(recipe, seed=consistency.second_seed(recipe.seed)))
+        learn.second = make_net(replace(recipe, seed=consistency.second_seed(recipe.seed)))
+    return learn
+
+
+def learner_of(loaders: DataLoaders, net: model.TileNet, first: Stage, loss: LossFunction, metric: Metric) -> Learner:
+    """A fastai Learner that stands before its first stage, without a second net."""
+    loaders.train.serve(first)
     settle()
     learn = Learner(
         loaders,
         net,
-        loss_func=_loss(recipe, first),
+        loss_func=loss,
         opt_func=partial(optimisers.make, stage=first),
         splitter=lambda net: net.parameter_groups(),
         lr=first.lr,
-        metrics=TileScore(),
+        metrics=metric,
         cbs=[LossScaling(device())] if net.precision is torch.float16 else [],
     )
-    learn.second = second
+    learn.second = None
     return learn
 
 
@@ -181,20 +191,16 @@ def _loss(recipe: Recipe, stage: Stage) -> HeadLoss:
     return HeadLoss(losses.mix(stage.loss), recipe.salt)
 
 
-def is_pretrained(recipe: Recipe) -> bool:
-    """Whether the encoder starts from knowledge: only then is it frozen at first and trained more slowly."""
-    return recipe.net.pretrained or bool(recipe.net.weights)
-
-
-def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
-    """Factors on the learning rate for (first half of the encoder, second half, decoder)."""
-    return [stage.encoder_lr, stage.encoder_lr**0.5, 1.0] if is_pretrained(recipe) else [1.0, 1.0, 1.0]
-
-
 def begin_stage(
-    learn: Learner, recipe: Recipe, number: int, epochs: list[Epoch], state: State, saved: dict | None = None
+    learn: Learner,
+    recipe: Recipe,
+    number: int,
+    epochs: list[Epoch],
+    state: State,
+    loss: LossFunction,
+    saved: dict | None = None,
 ) -> list[Callback]:
-    """Set the stage's loss and, where it needs others, its optimiser and averages; give back the optimiser's state.
+    """Set the loss and, where the stage needs others, its optimiser and averages; give back the optimiser's state.
 
     epochs: the plan of the whole training. Returns what gives each step of the stage its tiles, rates, losses and
     averages, the Conductor first.
@@ -202,9 +208,9 @@ def begin_stage(
     would begin with steps several times as long as its learning rate allows.
     """
     stage = recipe.stages[number]
-    learn.loss_func = _loss(recipe, stage)
+    learn.loss_func = loss
     second = learn.second if stage.consistency == consistency.CO_TRAINING else None
-    frozen = stage.freeze and is_pretrained(recipe)
+    frozen = stage.freeze and optimisers.is_pretrained(recipe)
     wanted = f"{stage.optimiser} {stage.weight_decay} {stage.normalise} {stage.loss} {'frozen' if frozen else 'all'}"
     wanted += " two nets" if second else ""
     if learn.opt is None or state.optimiser != wanted:
@@ -221,15 +227,23 @@ def begin_stage(
         state.snapshots = []
     own = [epoch for epoch in epochs if epoch.stage == number]
     ahead = [epoch for epoch in own if epoch.number >= state.epoch]
-    conductor = Conductor(recipe, ahead, state, lr_factors(recipe, stage))
+    conductor = Conductor(recipe, ahead, state, optimisers.lr_factors(recipe, stage))
     average = Averaging(state, stage) if state.averaging else None
     parts = (conductor, consistency.callback(learn, conductor, own), average)
     return [part for part in parts if part]
 
 
-def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard: bool = False) -> State | None:
+def fit(
+    learn: Learner,
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    tensorboard: bool = False,
+    loss: LossFunction | None = None,
+) -> State | None:
     """Train through all stages, keeping best.safetensors, snapshots/, history.csv and resume.pt in `folder`.
 
+    loss: instead of those that the stages name, where the targets are no masks.
     Returns the final state, or None when Ctrl-C or SIGTERM stopped it (resume.pt is saved then).
     Raises InputError when the loss stops being a number.
     """
@@ -257,7 +271,8 @@ def fit(learn: Learner, recipe: Recipe, folder: Path, resume: bool, tensorboard:
             ahead = [epoch for epoch in epochs if epoch.stage == number and epoch.number >= state.epoch]
             if not ahead:
                 continue
-            parts = begin_stage(learn, recipe, number, epochs, state, saved and saved["optimiser_state"])
+            optimiser = saved and saved["optimiser_state"]
+            parts = begin_stage(learn, recipe, number, epochs, state, loss or _loss(recipe, stage), optimiser)
             saved = None
             journal = Journal(state, folder, stop, parts[0], scaling)
             try:

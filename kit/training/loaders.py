@@ -212,11 +212,24 @@ def make_loaders(
     """
     if sampling not in SAMPLINGS:
         raise InputError(f"unknown sampling {sampling!r}; there are: {', '.join(SAMPLINGS)}")
-    num_workers = workers(device) if num_workers is None else num_workers
     train, valid = (
         TileDataset(images[part], masks[part], augmenter, None if depth is None else depth[part], extra)
         for part, augmenter, extra in ((~is_valid, Augmenter(augment, seed), labels), (is_valid, None, None))
     )
+    return loaders_of(train, valid, bs, seed, device, num_workers, sampling)
+
+
+def loaders_of(
+    train: TileDataset,
+    valid: TileDataset,
+    bs: int,
+    seed: int,
+    device: str,
+    num_workers: int | None = None,
+    sampling: str = "uniform",
+) -> DataLoaders:
+    """Loaders of two datasets, the first in random order, the second in its own and twice as many at a time."""
+    num_workers = workers(device) if num_workers is None else num_workers
     pin = device != "cpu"
     return DataLoaders(
         TileLoader(train, bs, seed, sampling, shuffle=True, num_workers=num_workers, pin_memory=pin, device=device),

@@ -255,6 +255,32 @@ def test_without_any_place_it_says_so_and_goes_on(data: Path, capsys: pytest.Cap
     assert "set KIT_CACHE" in lines[0]
 
 
+def test_what_is_derived_lies_beside_the_data_where_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    assert cache.folder(tmp_path / "data") == tmp_path / "data" / ".kit"
+    os.chmod(tmp_path / "data", 0o555)
+    elsewhere = cache.folder(tmp_path / "data")
+    assert (elsewhere.parent, elsewhere.is_dir()) == (tmp_path / "cache", True)
+
+
+@pytest.mark.parametrize("elsewhere", [None, "file/cache"])
+def test_where_nothing_can_be_written_that_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str | None
+) -> None:
+    monkeypatch.delenv("KIT_CACHE", raising=False)
+    if elsewhere:
+        monkeypatch.setenv("KIT_CACHE", str(tmp_path / elsewhere))
+    (tmp_path / "file").touch()
+    (tmp_path / "data" / ".kit").mkdir(parents=True)
+    os.chmod(tmp_path / "data" / ".kit", 0o555)  # the data can be written, the cache cannot
+    with pytest.raises(InputError, match="is read-only: set KIT_CACHE") as error:
+        cache.folder(tmp_path / "data")
+    assert "\n" not in str(error.value)
+
+
 def test_a_full_disk_gets_its_space_back(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,28 @@ def test_a_damaged_one_is_refused_in_one_line(tmp_path, monkeypatch, text):
     assert "\n" not in str(error.value)
 
 
+def test_it_is_read_as_it_was_written_in_place_of_an_earlier_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("KIT_CACHE", raising=False)
+    placement.write(tmp_path, TABLE.assign(row=7))
+    path = placement.write(tmp_path, TABLE)
+    pd.testing.assert_frame_equal(placement.read(tmp_path), TABLE, check_dtype=False)
+    assert [left.name for left in path.parent.iterdir()] == ["mosaic.csv"]
+
+
+def test_a_full_disk_leaves_the_earlier_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("KIT_CACHE", raising=False)
+    path = placement.write(tmp_path, TABLE)
+
+    def full(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        placement.write(tmp_path, TABLE.assign(row=7))
+    pd.testing.assert_frame_equal(placement.read(tmp_path), TABLE, check_dtype=False)
+    assert [left.name for left in path.parent.iterdir()] == ["mosaic.csv"]
+
+
 def test_the_digest_tells_places_and_not_the_order_of_rows():
     assert placement.digest(TABLE) == placement.digest(TABLE[::-1].drop(columns="confidence"))
     assert placement.digest(TABLE) != placement.digest(TABLE.assign(row=[0, 2]))

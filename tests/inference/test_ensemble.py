@@ -71,6 +71,28 @@ def test_alike_runs_become_their_mean_tile_by_tile(home):
     assert result.score == pytest.approx(expected)
 
 
+def test_empty_heads_are_averaged_with_the_weights_of_the_masks(home):
+    """Equal runs: equal weights. A run of chance has none, in the heads neither. One run without a head: no head."""
+    rng, members = np.random.default_rng(3), []
+    heads = {split: rng.random((2, n)).astype(np.float16) for split, n in (("oof", 40), ("test", 10))}
+    for number, oof in enumerate((noisy(0.9, 0), noisy(0.9, 1))):
+        members.append(made(f"run{number}", oof, some_test(number)))
+        for split, head in heads.items():
+            write_probabilities(members[-1] / f"{split}_empty.npy", head[number].shape, [head[number]])
+    run, result = together(*members)
+    assert result.weights == (0.5, 0.5)
+    for split, head in heads.items():
+        np.testing.assert_allclose(np.load(run / f"{split}_empty.npy"), head.astype(float).mean(0), atol=3e-4)
+    for path, prob in ((members[0], noisy(0.3, 0)), (members[1], 1 - noisy(0.2, 1))):
+        write_probabilities(path / "oof.npy", prob.shape, [prob])
+    together(*members)
+    np.testing.assert_array_equal(np.load(run / "test_empty.npy"), heads["test"][0])
+    (members[1] / "test_empty.npy").unlink()
+    together(*members)
+    assert (run / "oof_empty.npy").exists()
+    assert not (run / "test_empty.npy").exists()
+
+
 def test_a_run_of_chance_loses_its_weight(home):
     """One run is right and not very sure, the other wrong and sure: their mean is wrong nearly everywhere."""
     good, bad = noisy(0.3, 0), 1 - noisy(0.2, 1)

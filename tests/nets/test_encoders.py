@@ -245,6 +245,36 @@ def test_keys_that_do_not_fit_are_counted_and_named(tmp_path):
     assert "1 of another shape (layer1.0.conv1.weight)" in refusal({**state, "layer1.0.conv1.weight": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("name", [*SMALL_NETS, "densenet121", "efficientnet_b0", "salt_small"])
+def test_its_names_in_timm_are_those_of_timms_own_net(name):
+    """Put there they make timm's net the same one; only what lies behind the last stage is not among them."""
+    encoder, net = encoders.build(name, pretrained=False), timm.create_model(name).eval()
+    names = encoder.timm_names()
+    assert [id(tensor) for tensor in names.values()] == [id(x) for x in encoder.state_dict(keep_vars=True).values()]
+    assert not net.load_state_dict(names, strict=False).unexpected_keys
+    x = image(size=64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.eval()(x), output_of(net, encoder.links[-1], x))
+
+
+def output_of(net, part, x):
+    seen = []
+    net.get_submodule(part).register_forward_hook(lambda *args: seen.append(args[-1].clone()))
+    net.forward_features(x)
+    return seen[0]
+
+
+def test_a_3x3_stem_comes_back_from_a_file_that_says_so(tmp_path):
+    torch.manual_seed(0)
+    encoder = encoders.build(TINY, pretrained=False, stem="3x3")
+    state = {key: tensor.detach() for key, tensor in encoder.timm_names().items()}
+    for said, arrives in (({"net.stem": "3x3"}, True), (None, False)):
+        save_file(state, tmp_path / "net.safetensors", said)
+        again = encoders.build(TINY, weights=tmp_path / "net.safetensors", stem="3x3").state_dict()
+        differ = [key for key, tensor in encoder.state_dict().items() if not torch.equal(again[key], tensor)]
+        assert differ == ([] if arrives else ["0.conv1.0.weight"])
+
+
 class Boom:
     """What a malicious file would hold: unpickling it makes a folder."""
 

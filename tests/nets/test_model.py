@@ -15,6 +15,7 @@ from kit.errors import InputError
 from kit.nets import classic, decoders, model
 from kit.nets.heads import Outputs
 from kit.recipe import Salt
+from kit.training.checkpoint import save_weights
 
 pytestmark = pytest.mark.slow
 
@@ -294,3 +295,32 @@ def test_weights_go_through_a_file_and_come_back(tmp_path):
 def test_values_that_cannot_be_are_refused(kwargs, message):
     with pytest.raises(InputError, match=message):
         build(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "words"),
+    [
+        ({"net.encoder": "resnet18"}, {}, "net.encoder=resnet18, and the recipe has test_resnet"),
+        ({"data.channels": "grey"}, {"channels": "grey+y"}, "data.channels=grey, and the recipe has grey[+]y"),
+        ({"data.channels": "grey+y"}, {"channels": "grey3"}, "add --set data.channels=grey[+]y, or pretrain"),
+    ],
+)
+def test_weights_that_were_pretrained_for_something_else_are_refused(said, asked, words, tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    save_weights(path, build().encoder_weights(), said)
+    with pytest.raises(InputError, match=words) as caught:
+        build(weights=str(path), **asked)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("said", [None, {"net.encoder": "test_resnet", "data.channels": "grey3", "net.stem": "own"}])
+def test_weights_that_say_nothing_else_are_taken(said, tmp_path):
+    path, net = tmp_path / "encoder.safetensors", build(decoder="salt")
+    with torch.no_grad():
+        for tensor in net.parameters():
+            tensor.add_(1)
+    save_weights(path, net.encoder_weights(), said)
+    for decoder in ("dynamic", "salt"):
+        again = build(weights=str(path), decoder=decoder).encoder_weights()
+        assert all(torch.equal(again[key], tensor) for key, tensor in net.encoder_weights().items())
+    assert len(again) == len(load_file(path)) > 20

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from kit.report.figures import save, score_against_speed, score_against_threshold
+from kit.report.figures import foretold, restoration, save, score_against_speed, score_against_threshold
 from kit.scoring.threshold import Decision, Tuning
 
 THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
@@ -112,3 +112,25 @@ def test_each_encoder_stands_at_its_speed_and_score_with_its_interval():
 def test_encoders_are_told_apart_without_colour():
     (axes,) = score_against_speed(ENCODERS[:6], "").axes
     assert len({bar.lines[0].get_marker() for bar in axes.containers}) == 6
+
+
+def test_each_tile_stands_above_what_was_made_of_it():
+    rows = np.random.default_rng(0).integers(0, 256, (3, 4, 9, 9), np.uint8)
+    figure = restoration(*rows)
+    for axes, image in zip(figure.axes, rows.reshape(-1, 9, 9), strict=True):
+        (drawn,) = axes.images
+        np.testing.assert_array_equal(drawn.get_array(), image)
+        assert drawn.get_clim() == (0, 255)
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == ["Held-out tile", "Hidden blocks", "Restored"]
+
+
+def test_each_submission_stands_at_its_scores_and_those_without_one_at_the_edge():
+    scores = pd.DataFrame({"oof": [0.8, 0.82, np.nan], "public": [0.79, 0.83, 0.7], "private": [0.81, np.nan, 0.75]})
+    figure = foretold(scores, "public: this; private: that")
+    (axes,) = figure.axes
+    points = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert points["public score"] == [[0.8, 0.79], [0.82, 0.83]]
+    assert points["private score"] == [[0.8, 0.81]]
+    assert points["equal scores"] == [[0.7, 0.7], [0.83, 0.83]]
+    assert sorted(y for line in axes.lines if line.get_label().startswith("_") for y in line.get_ydata()) == [0.7, 0.75]
+    assert axes.get_title(loc="left") == "public: this\nprivate: that"

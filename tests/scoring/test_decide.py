@@ -81,7 +81,7 @@ def test_the_decision_is_applied_to_the_letter(run):
 @pytest.mark.parametrize("changed", [None, PLACEMENT.assign(col=PLACEMENT["col"] + (PLACEMENT["col"] > 20))])
 def test_rules_measured_on_another_placement_are_refused(run, changed):
     tune_run(run, TILES, PLACEMENT)
-    with pytest.raises(InputError, match=r"mosaic\.csv is .*: put it back") as error:
+    with pytest.raises(InputError, match=r"mosaic\.csv is .*: run scripts/mosaic\.py") as error:
         masks_of_test(run, TILES, changed)
     assert "\n" not in str(error.value)
 

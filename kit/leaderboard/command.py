@@ -1,0 +1,125 @@
+"""What scripts/submit.py does, but for the status: dry run, submit, queue, work the queue."""
+
+import argparse
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from kit import cli, runs
+from kit.data import placement, tiles
+from kit.errors import InputError, RefusedError
+from kit.leaderboard import sending, submission, waiting_list
+from kit.leaderboard.client import Client
+from kit.leaderboard.credentials import warn_exposed
+from kit.leaderboard.ledger import Ledger, Record
+from kit.leaderboard.sending import Parcel
+from kit.scoring.decide import decision_of, masks_of_test
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises InputError for a command line that says nothing, or two things at once."""
+    if bool(args.what) + bool(args.kernel) + args.work_queue + args.status != 1:
+        raise InputError("name runs or files, or give one of --kernel, --work-queue, --status: see --help")
+    if args.queue and (args.work_queue or args.status or args.wait or args.dry_run):
+        raise InputError("--queue only puts runs, files or a kernel on the queue: leave out the other flag")
+    if bool(args.kernel) != (args.version is not None):
+        raise InputError("--kernel and --version go together: push_kernel.py prints both")
+    if args.dry_run and not args.what:
+        raise InputError("--dry-run is for runs and files: leave it out")
+
+
+def submit(args: argparse.Namespace) -> None:
+    """Do what the command line asks for and print it. Raises InputError, RefusedError, UnreachableError."""
+    ledger = Ledger()
+    if args.work_queue:
+        client = log_in()
+        done = waiting_list.work(client, ledger)
+        print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
+        outcome(client, ledger, done, args.wait)
+        return
+    parcels = [_parcel(what, args) for what in args.what] if args.what else [_kernel(args)]
+    if args.dry_run:
+        return
+    for parcel in parcels:  # all before the first costs a slot
+        sending.refuse_known(ledger, parcel)
+    if args.queue:
+        for parcel in parcels:
+            print(f"queued: {waiting_list.put(ledger, parcel).what}; send with python scripts/submit.py --work-queue")
+        return
+    client = log_in()
+    fresh = sum(not sending.cut_off(ledger, parcel) for parcel in parcels)  # the others may have arrived
+    if fresh and (remark := sending.check(client, fresh, bool(args.kernel))):
+        print(remark)
+    sent = [send(client, ledger, parcel) for parcel in parcels]
+    outcome(client, ledger, sent, args.wait)
+
+
+def log_in() -> Client:
+    warn_exposed()
+    return Client()
+
+
+def _kernel(args: argparse.Namespace) -> Parcel:
+    return sending.of_kernel(args.kernel, args.version, args.message)
+
+
+def _parcel(what: str, args: argparse.Namespace) -> Parcel:
+    """Build the submission of a run, or take a file; validated, and scored where the answers are known."""
+    run = None if what.lower().endswith(".csv") else runs.find_run(what)
+    data = cli.data_of_run(run, args.data) if run else cli.data_dir(args.data)
+    answers = data / "demo_answers.csv"
+    if answers.exists() and not args.dry_run:
+        raise InputError(f"{data} is demo data, which Kaggle does not know: see its score with --dry-run")
+    loaded = tiles.load(data)
+    path = Path(what)
+    if run:
+        print(decision_of(run).in_words())
+        masks = masks_of_test(run, loaded, placement.read(data))
+        path = submission.write_of_run(run.name, *masks, list(loaded.test_ids))
+    submission.validate(path, list(loaded.test_ids))
+    print(f"valid: {path} ({len(loaded.test_ids):,} tiles)")
+    if answers.exists():
+        print(f"score against {answers}: {submission.score(path, answers):.4f}")
+    elif args.dry_run:
+        print(f"send it: python scripts/submit.py {shlex.quote(what)} --wait")
+    return sending.of_file(path, args.message, run.name if run else "", oof(run) if run else None)
+
+
+def oof(run: runs.Run) -> float | None:
+    """The out-of-fold score of a run under its decision: nested, or at 0.5 where that is what is used."""
+    decision = decision_of(run)
+    if decision.score is not None:
+        return decision.score if decision.accepted else decision.baseline
+    mean: float | None = runs.read_json(run / "scores.json").get("mean")
+    return mean
+
+
+def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
+    record = sending.send(client, ledger, parcel)
+    print(f"submitted: {record.what} as {record.in_words()}")
+    return record
+
+
+def outcome(client: Client, ledger: Ledger, records: Iterable[Record], wait: bool) -> None:
+    """Say what became of submissions, with `wait` not before it is known. Raises RefusedError where one failed."""
+    failed = []
+    for record in records:
+        if wait and record.state == "sent":
+            record = _waited(client, ledger, record)
+        if record.state in ("error", "refused"):
+            failed.append(f"{record.what}: {record.in_words()}")
+        elif record.state == "sent":
+            print(f"{record.ref} is pending; its score: python scripts/submit.py --status")
+        else:
+            print(record.in_words())
+    if failed:
+        raise RefusedError("; ".join(failed))
+
+
+def _waited(client: Client, ledger: Ledger, record: Record) -> Record:
+    print(f"waiting for the score of {record.ref}, Ctrl-C costs nothing", flush=True)
+    try:
+        return sending.wait(client, ledger, record)
+    except KeyboardInterrupt:
+        print(f"{record.ref} stays submitted; its score: python scripts/submit.py --status")
+        raise
