@@ -92,6 +92,9 @@ class Stage:
     stop: int = 0  # the stage ends after so many epochs without a better value; 0 = never
     pseudo: str = "none"  # pseudo-labels of `pseudo_run`: none, only (skipped where no run is named), mix
     pseudo_weight: float = 1.0  # mix: so many pseudo-labelled tiles are drawn for each training tile
+    consistency: str = "none"  # on tiles without labels: none, mean-teacher (the `ema` teaches), co-training
+    consistency_weight: float = 1.0  # of its loss against the stage's own, once it has risen
+    consistency_ramp: float = 0.25  # share of the stage's steps in which that weight rises
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from kit import recipe
 from kit.nets import heads, losses, model
 from kit.runs import Run, read_json
-from kit.training import learner, schedules
+from kit.training import learner, optimisers, schedules
 from kit.training.fold import train_folds
 from tests.small import easy_tiles
 
@@ -138,7 +138,7 @@ def test_the_training_is_that_of_the_source(name):
     assert [keys(stage) for stage in loaded.stages] == STAGES[name]
     # no published system trains its encoder more slowly, freezes it, or averages weights
     assert not any(stage.freeze or stage.average or stage.ema for stage in loaded.stages)
-    assert all(factor == 1 for stage in loaded.stages for factor in learner.lr_factors(loaded, stage))
+    assert all(factor == 1 for stage in loaded.stages for factor in optimisers.lr_factors(loaded, stage))
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,20 @@ def bes() -> list[Transform]:
     ]
 
 
+def photometric() -> list[Transform]:
+    """No change of shape: strong ones of the grey levels, and a hole in half of the tiles.
+
+    The strong views of a consistency training. Small changes teach it little, least of all in segmentation, where no
+    gap of density lies between the classes: holes and the like are what helped there (French et al., arXiv 1906.01916).
+    """
+    return [
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.3, p=0.8),
+        A.RandomGamma(gamma_limit=(70, 140), p=0.5),
+        A.GaussianBlur(blur_limit=(3, 5), p=0.3),
+        Cutout(),
+    ]
+
+
 AUGMENTATIONS: dict[str, Callable[[], list[Transform]]] = {
     "none": none,
     "hflip": hflip,
@@ -129,6 +143,7 @@ AUGMENTATIONS: dict[str, Callable[[], list[Transform]]] = {
     "elastic": elastic,
     "cutout": cutout,
     "bes": bes,
+    "photometric": photometric,
 }
 
 

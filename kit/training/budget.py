@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from fastai.callback.core import Callback, CancelFitException, CancelTrainException
 from fastai.learner import Learner
 
 from kit.errors import InputError
 from kit.nets.tta import TTA
 from kit.recipe import Recipe, Stage
-from kit.training import averaging, checkpoint
+from kit.training import checkpoint
+from kit.training.checkpoint import State
+from kit.training.learner import begin_stage
 from kit.training.schedules import plan, tiles_drawn
 
 RESERVE = 0.07  # of the budget: start-up, files, and a machine that is slower later than at first
@@ -28,10 +31,13 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
     def drawn(stage: Stage) -> int:
         return tiles_drawn(stage, train.n_tiles, train.n_pseudo)
 
-    by_bs = {min(stage.bs, drawn(stage)): stage for stage in recipe.stages if drawn(stage)}
-    step = {bs: _step_seconds(learn, stage) for bs, stage in by_bs.items()}
+    def kind(stage: Stage) -> tuple:
+        """Steps of one kind are taken to cost the same."""
+        return min(stage.bs, drawn(stage)), stage.consistency, stage.ema > 0, stage.freeze
+
+    step = {key: _step_seconds(learn, recipe, stage) for key, stage in
+            {kind(stage): stage for stage in recipe.stages if drawn(stage)}.items()}  # fmt: skip
     look, save = _look_seconds(learn), _save_seconds(learn)
-    mix = _mix_seconds(learn) if any(stage.ema for stage in recipe.stages) else 0.0
     snapshots = recipe.stages[-1].snapshots
     # after the training: the scores of last, best, averaged and the snapshots, and out-of-fold with the costliest
     passes = 3 + snapshots + len(TTA[recipe.tta]) * max(1, snapshots)
@@ -40,8 +46,7 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
         scaled = recipe.scaled(epochs)
         todo = plan(scaled, train.n_tiles, train.n_pseudo)
         stages = [scaled.stages[epoch.stage] for epoch in todo]
-        each = [step[min(stage.bs, drawn(stage))] + mix for stage in stages]
-        steps = sum(epoch.steps * seconds for epoch, seconds in zip(todo, each, strict=True))
+        steps = sum(epoch.steps * step[kind(stage)] for epoch, stage in zip(todo, stages, strict=True))
         batch_norm = drawn(stages[-1]) * look if any(stage.average for stage in recipe.stages) else 0.0
         return steps + (len(todo) + 1) * save + (len(todo) + passes) * n_valid * look + batch_norm
 
@@ -57,36 +62,58 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
             f"a time budget of {budget:.0f} s is too short: the fewest steps take {cost(1e-9):.0f} s here, give more"
         )
     steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), train.n_tiles, train.n_pseudo))
-    rates = ", ".join(f"{seconds:.3f} s a step of {bs} tiles" for bs, seconds in step.items())
+    rates = ", ".join(
+        f"{seconds:.3f} s a step of {bs} tiles{'' if added == 'none' else f' with {added}'}"
+        for (bs, added, *_), seconds in step.items()
+    )
     print(f"time budget: {rates}, so {steps:,} steps ({low:.2f} epochs)")
     return replace(recipe.scaled(low), time_budget=f"{budget:g}s a fold")
 
 
-def _step_seconds(learn: Learner, stage: Stage) -> float:
-    """Seconds of one training step of a stage's batch, measured; the learner's weights are as before."""
-    before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
-    loader, usual = learn.dls.train, learn.dls.train.stage
-    loader.serve(stage)
-    steps = min(WARM_UP + TIMED, loader.steps_per_epoch)
-    loader.window(0, 0, steps)
-    learn.model.train()
-    if learn.opt is None:
-        learn.create_opt()
-    started = time.monotonic()
-    for number, (*x, y) in enumerate(loader):
-        if number == WARM_UP:
-            _wait(learn)
-            started = time.monotonic()
-        learn.loss_func(learn.model(*x), y).backward()
-        learn.opt.step()
-        learn.opt.zero_grad()
-    _wait(learn)
-    spent = (time.monotonic() - started) / max(1, steps - WARM_UP)
-    learn.model.load_state_dict(before)
-    learn.opt = None
+class Stopwatch(Callback):
+    """Ends a fit after a few steps; `seconds` is what one of them took, those of the warm-up left out."""
+
+    order = 100
+
+    def before_train(self) -> None:
+        self.steps, self.started = 0, time.monotonic()
+
+    def before_batch(self) -> None:
+        if self.steps == WARM_UP:
+            _wait(self.learn)
+            self.started = time.monotonic()
+
+    def after_batch(self) -> None:
+        self.steps += 1
+        if self.steps == WARM_UP + TIMED:
+            raise CancelTrainException
+
+    def after_train(self) -> None:
+        _wait(self.learn)
+        self.seconds = (time.monotonic() - self.started) / max(1, self.steps - WARM_UP)
+        raise CancelFitException
+
+
+def _step_seconds(learn: Learner, recipe: Recipe, stage: Stage) -> float:
+    """Seconds of one training step of a stage with all that belongs to it, measured; the learner is then as before."""
+    nets = [net for net in (learn.model, learn.second) if net]
+    weights = [{name: tensor.clone() for name, tensor in net.state_dict().items()} for net in nets]
+    loader, usual, loss_func = learn.dls.train, learn.dls.train.stage, learn.loss_func
+    scaling = getattr(learn, "loss_scaling", None)
+    scale = scaling and scaling.scaler.state_dict()
+    alone = replace(recipe, stages=(replace(stage, epochs=1.0, cycles=1),))
+    epochs = plan(alone, loader.dataset.n_tiles, loader.dataset.n_pseudo)
+    watch = Stopwatch()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=[*begin_stage(learn, alone, 0, epochs, State(), loss_func), watch])
+    for net, before in zip(nets, weights, strict=True):
+        net.load_state_dict(before)
+    if scaling:
+        scaling.scaler.load_state_dict(scale)
+    learn.opt, learn.loss_func = None, loss_func
     loader.serve(usual)
     loader.part, loader.epoch = None, -1
-    return spent
+    return watch.seconds
 
 
 def _look_seconds(learn: Learner) -> float:
@@ -103,23 +130,15 @@ def _look_seconds(learn: Learner) -> float:
     return (time.monotonic() - started) / len(y)
 
 
-def _mix_seconds(learn: Learner) -> float:
-    """Seconds of one step of an average of the weights."""
-    tensors = learn.model.state_dict()
-    averaged = {name: tensor.clone() for name, tensor in tensors.items()}
-    _wait(learn)
-    started = time.monotonic()
-    averaging.mix_in(averaged, tensors, 0.5)
-    _wait(learn)
-    return time.monotonic() - started
-
-
 def _save_seconds(learn: Learner) -> float:
-    """Seconds that an epoch's files take: weights, optimiser (two of their size), average, best (or a snapshot)."""
+    """Seconds that an epoch's files take: weights, optimiser (two of their size), average, best (or a snapshot).
+
+    A second net's weights and optimiser come to these.
+    """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoint.save_weights(Path(folder) / "weights", learn.model.state_dict())
-    return 5 * (time.monotonic() - started)
+    return (8 if learn.second else 5) * (time.monotonic() - started)
 
 
 def _wait(learn: Learner) -> None:

@@ -144,20 +144,21 @@ class Journal(Callback):
         state, now = self.state, self.conductor.now
         _, valid_loss, score = self.learn.final_record[:3]
         better = score > state.best
-        state.rows.append(
-            {
-                "epoch": now.number,
-                "stage": now.stage,
-                "loss": self.conductor.stage.loss,
-                "lr": self.conductor.last_lr,
-                "tiles": now.steps * self.learn.dls.train.bs,
-                "train_loss": state.loss_sum / now.steps,
-                "valid_loss": math.nan if valid_loss is None else float(valid_loss),
-                "score": float(score),
-                "seconds": round(state.seconds, 1),
-            }
-        )
-        state.epoch, state.step, state.loss_sum = now.number + 1, 0, 0.0
+        row = {
+            "epoch": now.number,
+            "stage": now.stage,
+            "loss": self.conductor.stage.loss,
+            "lr": self.conductor.last_lr,
+            "tiles": now.steps * self.learn.dls.train.bs,
+            "train_loss": state.loss_sum / now.steps,
+            "valid_loss": math.nan if valid_loss is None else float(valid_loss),
+            "score": float(score),
+            "seconds": round(state.seconds, 1),
+        }
+        if self.conductor.stage.consistency != "none":
+            row["consistency"] = float(state.consistency_sum) / now.steps
+        state.rows.append(row)
+        state.epoch, state.step, state.loss_sum, state.consistency_sum = now.number + 1, 0, 0.0, 0.0
         if better:
             checkpoint.save_weights(self.folder / "best.safetensors", self.learn.model.state_dict())
         stage = self.conductor.stage
@@ -181,12 +182,12 @@ class Journal(Callback):
 
     def _check_loss(self) -> None:
         self.state.loss_sum = self.loss_sum.item()
-        if not math.isfinite(self.state.loss_sum):
+        if not math.isfinite(self.state.loss_sum + float(self.state.consistency_sum)):
             raise self._diverged("the loss is no longer a number")
 
     def _check_weights(self) -> None:
         """A loss is that of the weights before its step: what is saved is looked at itself."""
-        tensors = self.learn.model.state_dict().values()
+        tensors = [*self.learn.model.state_dict().values(), *self.state.second.values()]
         if not all(tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()):
             raise self._diverged("weights are no longer numbers")
 
@@ -255,6 +256,8 @@ class Progress(Callback):
             f"lr {row['lr']:.1e}",
             f"train {row['train_loss']:.4f}",
         ]
+        if "consistency" in row:
+            parts.append(f"consistency {row['consistency']:.4f}")
         if math.isfinite(best):
             parts += [f"valid {row['valid_loss']:.4f}", f"score {row['score']:.4f}", f"best {best:.4f}"]
         tqdm.write("  ".join([*parts, f"{row['seconds']:.0f} s"]), file=sys.stdout)
@@ -273,6 +276,6 @@ class TensorBoard(Callback):
 
     def after_epoch(self) -> None:
         row = self.state.rows[-1]
-        for key in ("lr", "train_loss", "valid_loss", "score"):
+        for key in row.keys() & {"lr", "train_loss", "valid_loss", "score", "consistency"}:
             self.writer.add_scalar(key, row[key], row["epoch"])
         self.writer.flush()

@@ -29,11 +29,13 @@ class State:
     epoch: int = 0  # number in the plan of the epoch under way
     step: int = 0  # its batches done
     loss_sum: float = 0.0  # over those batches
+    consistency_sum: torch.Tensor | float = 0.0  # the same of the loss on unlabelled tiles, where there is one
     seconds: float = 0.0  # spent on this fold so far
     rows: list[dict[str, Any]] = field(default_factory=list)  # history.csv
     averaging: str = ""  # what the running average of the weights is: "swa", "ema 0.999", "" for none
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
     averaged_count: int = 0
+    second: dict[str, torch.Tensor] = field(default_factory=dict)  # weights of co-training's second net, the live ones
     snapshots: list[int] = field(default_factory=list)  # numbers of the epochs whose weights are kept, rising
     optimiser: str = ""  # what the optimiser's state belongs to, "" before the first stage
 

@@ -48,8 +48,9 @@ def train_folds(
         learn, learner = learner or make_learner(recipe, tiles, fold, folds), None
         train, valid = learn.dls.train.dataset, learn.dls.valid.dataset
         labelled = f" and {train.n_pseudo:,} pseudo-labelled ones" if train.n_pseudo else ""
-        print(f"fold {fold_name(fold)}: {train.n_tiles:,} tiles{labelled} to train on, {len(valid):,} to validate, "
-              f"{model.parameter_count(learn.model):,} parameters, {learn.dls.device}, "
+        shown = "".join(f", {loader.n:,} without labels" for loader in learn.dls.loaders[2:])
+        print(f"fold {fold_name(fold)}: {train.n_tiles:,} tiles{labelled} to train on{shown}, "
+              f"{len(valid):,} to validate, {model.parameter_count(learn.model):,} parameters, {learn.dls.device}, "
               f"{str(learn.model.precision or 'float32').removeprefix('torch.')}", flush=True)  # fmt: skip
         folder = run.fold(fold)
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ import fastai.vision.data  # noqa: F401  these three patch lr_find, fit_one_cycl
 import numpy as np
 import pandas as pd
 import torch
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
 from tqdm import tqdm
@@ -26,7 +28,7 @@ from kit.nets.allocator import keep_freed_memory
 from kit.nets.heads import HeadLoss
 from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
-from kit.training import averaging, checkpoint, optimisers, pseudo, schedules
+from kit.training import averaging, checkpoint, consistency, optimisers, pseudo, schedules, unlabelled
 from kit.training.averaging import Averaging
 from kit.training.callbacks import (
     Conductor,
@@ -39,7 +41,7 @@ from kit.training.callbacks import (
 )
 from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
-from kit.training.schedules import plan
+from kit.training.schedules import Epoch, plan
 
 LossFunction: TypeAlias = Callable[[Any, torch.Tensor], torch.Tensor]  # predictions and targets -> scalar
 
@@ -98,6 +100,8 @@ def make_learner(
     """A fastai Learner for one fold of a recipe; fold None trains on every tile and validates on none.
 
     lr_find, fit_one_cycle, show_results and any fastai callback work on it; `fit` below trains it as the recipe says.
+    Where a stage asks for consistency, a third loader, dls[2], has the unlabelled tiles, and for co-training the
+    learner's `second` is the other net; else that is None.
     Raises InputError for unknown names in the recipe and for a fold that is not there.
     """
     table = make_folds(recipe, tiles) if folds is None else folds
@@ -128,14 +132,20 @@ def make_learner(
         sampling=recipe.data.sampling,
         labels=labels,
     )
-    return learner_of(loaders, net, first, _loss(recipe, first), TileScore())
+    kinds = consistency.used(recipe)
+    if kinds:
+        loaders.loaders.append(unlabelled.make_loader(recipe, tiles, device(), net.needs_depth, num_workers))
+    learn = learner_of(loaders, net, first, _loss(recipe, first), TileScore())
+    if consistency.CO_TRAINING in kinds:
+        learn.second = make_net(replace(recipe, seed=consistency.second_seed(recipe.seed)))
+    return learn
 
 
 def learner_of(loaders: DataLoaders, net: model.TileNet, first: Stage, loss: LossFunction, metric: Metric) -> Learner:
-    """A fastai Learner that stands before its first stage."""
+    """A fastai Learner that stands before its first stage, without a second net."""
     loaders.train.serve(first)
     settle()
-    return Learner(
+    learn = Learner(
         loaders,
         net,
         loss_func=loss,
@@ -145,6 +155,8 @@ def learner_of(loaders: DataLoaders, net: model.TileNet, first: Stage, loss: Los
         metrics=metric,
         cbs=[LossScaling(device())] if net.precision is torch.float16 else [],
     )
+    learn.second = None
+    return learn
 
 
 def _check(recipe: Recipe, fold: int | None) -> None:
@@ -153,7 +165,7 @@ def _check(recipe: Recipe, fold: int | None) -> None:
     averaging.check_snapshot_weights(recipe.snapshot_weights)
     for number, stage in enumerate(recipe.stages):
         losses.mix(stage.loss)
-        for room in (optimisers, schedules, averaging, pseudo):
+        for room in (optimisers, schedules, averaging, pseudo, consistency):
             room.check(stage, f"stages.{number}")
         if fold is None and schedules.needs_validation(stage):
             raise InputError(
@@ -179,30 +191,31 @@ def _loss(recipe: Recipe, stage: Stage) -> HeadLoss:
     return HeadLoss(losses.mix(stage.loss), recipe.salt)
 
 
-def is_pretrained(recipe: Recipe) -> bool:
-    """Whether the encoder starts from knowledge: only then is it frozen at first and trained more slowly."""
-    return recipe.net.pretrained or bool(recipe.net.weights)
-
-
-def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
-    """Factors on the learning rate for (first half of the encoder, second half, decoder)."""
-    return [stage.encoder_lr, stage.encoder_lr**0.5, 1.0] if is_pretrained(recipe) else [1.0, 1.0, 1.0]
-
-
-def _begin_stage(
-    learn: Learner, recipe: Recipe, stage: Stage, state: State, saved: dict | None, loss: LossFunction
-) -> None:
+def begin_stage(
+    learn: Learner,
+    recipe: Recipe,
+    number: int,
+    epochs: list[Epoch],
+    state: State,
+    loss: LossFunction,
+    saved: dict | None = None,
+) -> list[Callback]:
     """Set the loss and, where the stage needs others, its optimiser and averages; give back the optimiser's state.
 
+    epochs: the plan of the whole training. Returns what gives each step of the stage its tiles, rates, losses and
+    averages, the Conductor first.
     Another loss means a new optimiser: Adam remembers a thousand steps of the old gradients' size, and Lovasz after BCE
     would begin with steps several times as long as its learning rate allows.
     """
+    stage = recipe.stages[number]
     learn.loss_func = loss
-    frozen = stage.freeze and is_pretrained(recipe)
+    second = learn.second if stage.consistency == consistency.CO_TRAINING else None
+    frozen = stage.freeze and optimisers.is_pretrained(recipe)
     wanted = f"{stage.optimiser} {stage.weight_decay} {stage.normalise} {stage.loss} {'frozen' if frozen else 'all'}"
+    wanted += " two nets" if second else ""
     if learn.opt is None or state.optimiser != wanted:
         learn.opt_func = partial(optimisers.make, stage=stage)
-        learn.create_opt()
+        consistency.create_optimiser(learn, second)
         learn.opt.freeze_to(-1 if frozen else 0)
     if saved and state.optimiser == wanted:
         learn.opt.opt.load_state_dict(saved)
@@ -212,6 +225,12 @@ def _begin_stage(
         state.averaging, state.averaged, state.averaged_count = averaging.kind(stage), {}, 0
     if not stage.snapshots:
         state.snapshots = []
+    own = [epoch for epoch in epochs if epoch.stage == number]
+    ahead = [epoch for epoch in own if epoch.number >= state.epoch]
+    conductor = Conductor(recipe, ahead, state, optimisers.lr_factors(recipe, stage))
+    average = Averaging(state, stage) if state.averaging else None
+    parts = (conductor, consistency.callback(learn, conductor, own), average)
+    return [part for part in parts if part]
 
 
 def fit(
@@ -233,13 +252,17 @@ def fit(
     if resume and (folder / "resume.pt").exists():
         state, saved = checkpoint.load_resume(folder / "resume.pt", device())
         checkpoint.fill(learn.model, saved["net"], folder / "resume.pt")
+        if learn.second:
+            checkpoint.fill(learn.second, state.second, folder / "resume.pt")
         if scaling and saved["scaler"]:
             scaling.scaler.load_state_dict(saved["scaler"])
+    if learn.second:
+        state.second = learn.second.state_dict()
     train = learn.dls.train.dataset
     epochs = plan(recipe, train.n_tiles, train.n_pseudo)
     stop = StopRequest()
     progress = Progress(state, epochs, recipe)
-    shared = [progress, TensorBoard(state, folder) if tensorboard else None]
+    shared = [progress, TensorBoard(state, folder)] if tensorboard else [progress]
     with stop.listening(), closing(progress.bar), learn.no_bar(), learn.no_logging():
         for number, stage in enumerate(recipe.stages):
             if stage.pseudo != "none" and not train.n_pseudo:
@@ -249,14 +272,11 @@ def fit(
             if not ahead:
                 continue
             optimiser = saved and saved["optimiser_state"]
-            _begin_stage(learn, recipe, stage, state, optimiser, loss or _loss(recipe, stage))
+            parts = begin_stage(learn, recipe, number, epochs, state, loss or _loss(recipe, stage), optimiser)
             saved = None
-            conductor = Conductor(recipe, ahead, state, lr_factors(recipe, stage))
-            journal = Journal(state, folder, stop, conductor, scaling)
-            average = Averaging(state, stage) if state.averaging else None
-            callbacks = [callback for callback in (conductor, average, journal, *shared) if callback]
+            journal = Journal(state, folder, stop, parts[0], scaling)
             try:
-                learn.fit(len(ahead), cbs=callbacks)
+                learn.fit(len(ahead), cbs=[*parts, journal, *shared])
             except InputError as error:  # fastai puts the callback's name before what a callback raises
                 raise InputError(str(error).rpartition(":\n\t")[2]) from None
             except RuntimeError:

@@ -5,7 +5,7 @@ epoch: so a training that was cut goes on exactly where it stopped.
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 import fastai.vision.data
@@ -113,7 +113,7 @@ class TileLoader(TfmdDL):
     epoch, the next. Where labels are soft, y is float32 in [0, 1].
     """
 
-    def __init__(self, dataset: TileDataset, bs: int = 16, seed: int = 0, sampling: str = "uniform", **kwargs):
+    def __init__(self, dataset: Sized, bs: int = 16, seed: int = 0, sampling: str = "uniform", **kwargs):
         super().__init__(dataset, bs=min(bs, max(len(dataset), 1)), **kwargs)
         self.seed, self.sampling = seed, sampling
         self.stage = Stage()

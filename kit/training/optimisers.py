@@ -12,7 +12,7 @@ import torch
 from fastai.optimizer import OptimWrapper
 
 from kit.errors import InputError
-from kit.recipe import Stage
+from kit.recipe import Recipe, Stage
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -48,6 +48,16 @@ def _normalise(optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None
         for parameter in group["params"]:
             if parameter.grad is not None:
                 parameter.grad.div_(parameter.grad.norm().clamp_min(TINY))
+
+
+def is_pretrained(recipe: Recipe) -> bool:
+    """Whether the encoder starts from knowledge: only then is it frozen at first and trained more slowly."""
+    return recipe.net.pretrained or bool(recipe.net.weights)
+
+
+def lr_factors(recipe: Recipe, stage: Stage) -> list[float]:
+    """Factors on the learning rate for (first half of the encoder, second half, decoder)."""
+    return [stage.encoder_lr, stage.encoder_lr**0.5, 1.0] if is_pretrained(recipe) else [1.0, 1.0, 1.0]
 
 
 def check(stage: Stage, where: str) -> None:

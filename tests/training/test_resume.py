@@ -157,6 +157,42 @@ def test_asked_to_stop_in_averages_and_snapshots_it_goes_on(varied, tmp_path, st
     assert_equal(train(run.path, VARIED), varied)
 
 
+# a mean teacher; two nets; these go on with their optimiser, an average and snapshots; dropout and random padding
+ON_UNLABELLED = tiny_recipe(
+    *("stages.0.consistency=mean-teacher", "stages.0.ema=0.9", "stages.0.epochs=2"),
+    *("stages.1.consistency=co-training", "stages.1.optimiser=adamw", "stages.1.epochs=2"),
+    *("stages.2.consistency=co-training", "stages.2.average=false", "stages.2.ema=0.8", "stages.2.schedule=cosine"),
+    *("stages.2.cycles=2", "stages.2.snapshots=2", "stages.2.loss=0.3*bce + 0.7*lovasz_elu"),
+    *("data.channels=grey+depth+y", "data.fit=pad-random", "data.augment=heng"),
+    *("net.decoder=salt", "salt.dropout=0.3", "salt.deep=0.1", "salt.empty=0.05", "salt.gating=true"),
+)
+
+
+@pytest.fixture(scope="module")
+def on_unlabelled(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("unlabelled") / "run", ON_UNLABELLED)
+
+
+# 8 steps in batches of 5, then 8 and 8 in batches of 6
+@pytest.mark.parametrize(
+    ("step", "event"), [(5, "after_step"), (8, "before_batch"), (13, "after_step"), (21, "after_step")]
+)
+def test_killed_while_unlabelled_tiles_teach_it_ends_where_it_would_have(on_unlabelled, tmp_path, step, event):
+    with pytest.raises(Killed):
+        train(tmp_path / "run", ON_UNLABELLED, KillAt(step, event))
+    assert_equal(train(tmp_path / "run", ON_UNLABELLED), on_unlabelled)
+
+
+@pytest.mark.parametrize("step", [3, 10, 18])
+def test_asked_to_stop_while_unlabelled_tiles_teach_it_goes_on(on_unlabelled, tmp_path, step):
+    run = train(tmp_path / "run", ON_UNLABELLED, ask_at(step))
+    assert not (run / "scores.json").exists()
+    assert_equal(train(run.path, ON_UNLABELLED), on_unlabelled)
+    histories = [pd.read_csv(each.fold(0) / "history.csv").drop(columns="seconds") for each in (run, on_unlabelled)]
+    pd.testing.assert_frame_equal(*histories)
+    assert histories[0]["consistency"].notna().all()
+
+
 def test_asked_to_stop_while_validating_it_validates_again(reference, tmp_path):
     class AskInValidation(Callback):
         order, seen = 60, 0
