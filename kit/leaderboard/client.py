@@ -142,6 +142,9 @@ class Client:
                 self._services = self._api.build_kaggle_client()
         except SystemExit:
             raise InputError(NO_CREDENTIALS) from None
+        known = self._api.config_values
+        if not known.get("token") and any(known.get(name) == "" for name in ("username", "key")):
+            raise InputError("the Kaggle username or key is empty: set both KAGGLE_USERNAME and KAGGLE_KEY, or neither")
 
     def _call(self, method: str, fields: dict[str, Any]) -> Any:
         call = self._method(re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower())

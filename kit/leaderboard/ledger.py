@@ -9,10 +9,10 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from kit import runs
 from kit.errors import InputError
@@ -52,7 +52,7 @@ class Record:
         return ": ".join(filter(None, [f"{self.ref} {self.state}", ", ".join(known), self.error]))
 
 
-FACTS = {field.name for field in fields(Record)}
+FACTS = get_type_hints(Record)  # name -> type
 
 
 class Ledger:
@@ -74,7 +74,7 @@ class Ledger:
     def add(self, tag: str, state: str, **facts: Any) -> Record:
         """Add a line, safe on the disk before this returns, and return the record that it makes."""
         line = {"tag": tag, "state": state, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}
-        if unknown := line.keys() - FACTS:
+        if unknown := line.keys() - FACTS.keys():
             raise TypeError(f"a record has no {', '.join(unknown)}")
         with self._locked("ledger"), open(self.path, "ab+") as file:
             sound = self._mend(file)
@@ -127,5 +127,9 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line = json.loads(text)
     except ValueError:
         return None
-    sound = isinstance(line, dict) and {"tag", "state", "time"} <= line.keys() <= FACTS
-    return line if sound else None
+    sound = isinstance(line, dict) and {"tag", "state", "time"} <= line.keys() <= FACTS.keys()
+    return line if sound and all(_fits(value, FACTS[name]) for name, value in line.items()) else None
+
+
+def _fits(value: object, kind: Any) -> bool:
+    return isinstance(value, kind) or (isinstance(value, int) and isinstance(0.0, kind))  # 1 is a float in JSON

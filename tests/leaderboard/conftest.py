@@ -26,7 +26,9 @@ def kaggle(tmp_path, monkeypatch):
             monkeypatch.delenv(name, raising=False)
         server.slept = []
         monkeypatch.setattr(client, "TIMEOUT", (30, 30))
-        monkeypatch.setattr(client, "sleep", lambda seconds: (server.slept.append(seconds), time.sleep(seconds / 1000)))
+        monkeypatch.setattr(
+            client, "sleep", lambda seconds: (server.slept.append(seconds), time.sleep(seconds / 10**4))
+        )
         monkeypatch.setattr(random, "uniform", lambda low, high: low)
         yield server
 

@@ -140,6 +140,7 @@ class Accounts:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer's body waits 40 ms for the acknowledgement of its head
     kaggle: Server
 
     def log_message(self, *_):

@@ -97,6 +97,17 @@ def test_a_token_that_kaggle_does_not_know(kaggle, monkeypatch):
         limits()
 
 
+@pytest.mark.parametrize("name", ["KAGGLE_USERNAME", "KAGGLE_KEY"])
+def test_empty_variables_are_no_credentials(kaggle, monkeypatch, name):
+    monkeypatch.setenv(name, "")
+    with pytest.raises(InputError, match="is empty: set both KAGGLE_USERNAME and KAGGLE_KEY, or neither"):
+        limits()
+    assert kaggle.calls == []
+    monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)  # which comes first
+    assert limits().num_allowed_now == 5
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_logging_in_does_not_hang(kaggle, monkeypatch):
     monkeypatch.delenv("KAGGLE_KEY")

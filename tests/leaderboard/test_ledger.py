@@ -51,6 +51,18 @@ def test_a_damaged_line_before_the_last_is_named(ledger):
         ledger.records()
 
 
+@pytest.mark.parametrize("fact", ['"public": "high"', '"ref": "7"', '"tag": null', '"message": 3'])
+def test_a_fact_of_another_kind_is_named(ledger, fact):
+    ledger.add("a", "complete", public=0.5)
+    ledger.path.write_text(ledger.path.read_text() + f'{{"tag": "a", "state": "sent", "time": "", {fact}}}\n')
+    with pytest.raises(InputError, match="line 2 is no entry of a ledger"):
+        ledger.records()
+
+
+def test_a_score_may_be_whole(ledger):
+    assert ledger.add("a", "complete", public=1, private=None).public == 1
+
+
 def test_unknown_facts_are_refused(ledger):
     with pytest.raises(TypeError, match="scoer"):
         ledger.add("a", "complete", scoer=1)

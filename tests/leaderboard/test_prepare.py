@@ -88,7 +88,7 @@ def test_a_damaged_zip_is_not_kept(whole, tmp_path):
         ({"status": 403}, 3, RULES),
         ({"status": 404}, 3, RULES),
         ({"status": 429, "headers": {"Retry-After": "900"}}, 4, "Kaggle asks to wait 900 s"),
-        ({"hang": 30}, 4, "no answer from Kaggle"),
+        pytest.param({"hang": 30}, 4, "no answer from Kaggle", marks=pytest.mark.slow),
     ],
 )
 def test_a_no_is_one_line_with_the_address(whole, tmp_path, fault, code, words):

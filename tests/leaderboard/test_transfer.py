@@ -46,7 +46,7 @@ def test_an_upload_that_is_cut_goes_on(kaggle, big, keep):
 
 @pytest.mark.usefixtures("impatient")
 def test_an_upload_that_is_cut_again_and_again_begins_anew(kaggle, big):
-    kaggle.plant("PUT", hang=5, keep=10, times=8)
+    kaggle.plant("PUT", cut=True, keep=10, times=8)
     assert send(kaggle, big) == CONTENT
     assert kaggle.count("StartBlobUpload") > 1
 
