@@ -1,70 +1,22 @@
 """Labels of test tiles against their definition by brute force, planted leaks that are found, and the whole path."""
 
-import json
-import runpy
-import sys
 from dataclasses import replace
-from itertools import combinations, pairwise
-from pathlib import Path
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from kit import recipe as recipes
-from kit.data import demo
-from kit.data.rle import decode_many
 from kit.errors import InputError
 from kit.inference import predict as predicting
-from kit.inference import rounds
 from kit.inference.pseudo import Options, agreement, choose, folds_to_label, label, quotas
 from kit.nets.tta import Prediction
 from kit.runs import Run, read_json, write_json, write_probabilities, write_text
-from kit.scoring.metric import average_precision
-from tests.small import TINY, easy_tiles, tiny_recipe
-from tests.test_scripts import ROOT, succeed
+from tests.inference.labelled import CONSTANT, FOLDS, MIX, TILES, TRAIN, answers, made, some_prob
 from tests.test_scripts import run as run_script
+from tests.test_scripts import succeed
 
-TILES = easy_tiles(40, 30)
-FOLDS = np.arange(40) % 4
-CONSTANT = 7
-IMAGES = TILES.test_images.copy()
-IMAGES[CONSTANT] = 0
-MASKS = np.arange(101)[None, :, None] >= 101 - 10 * (np.arange(40) % 11)[:, None, None]  # every class of coverage
-TILES = replace(TILES, test_images=IMAGES, masks=np.broadcast_to(MASKS, TILES.masks.shape).copy())
-
-
-def some_prob(seed: int) -> np.ndarray:
-    """Salt at the bottom with a blurred top, high or not: of every class of coverage, sure and unsure."""
-    rng = np.random.default_rng(seed)
-    top = np.linspace(-20, 121, 30)[:, None, None] + rng.normal(0, 2, (30, 1, 101))
-    blur = np.random.default_rng(9).uniform(0.5, 60, (30, 1, 1))
-    return (1 / (1 + np.exp(-(np.arange(101)[None, :, None] - top) / blur))).astype(np.float16)
-
-
-def made(name: str, seed: int = 0, folds: np.ndarray = FOLDS, fold: int = 0, **record) -> Run:
-    """A run whose one fold is trained and predicted; `record` is what its pseudo.json says."""
-    run = Run(f"runs/{name}")
-    settings = ["stages.0.pseudo=mix", "pseudo_run=before"] if record else []
-    write_text(run / "recipe.toml", recipes.dumps(tiny_recipe(*settings)))
-    write_json(run / "environment.json", {"data": ".", "fingerprint": TILES.fingerprint, "folds": [fold]})
-    write_json(run / "scores.json", {"folds": {str(fold): {"weights": "last", "candidates": {"last": 0.5}}}})
-    write_text(run.fold(fold) / "last.safetensors", "")
-    table = pd.DataFrame({"id": TILES.train_ids, "fold": folds})
-    write_text(run / "folds.csv", table.to_csv(index=False))
-    write_text(run.fold(fold) / "valid_ids.csv", table[["id"]][table["fold"] == fold].to_csv(index=False))
-    prob = some_prob(seed)
-    write_probabilities(run.fold(fold) / "test.npy", prob.shape, [prob])
-    write_json(run.fold(fold) / "test.json", {"weights": "last", "tta": "hflip", "data": TILES.fingerprint})
-    if record:
-        write_json(run.fold(fold) / "pseudo.json", {"seen": [], "tiles": []} | record)
-    return run
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def labels_of(run: Run, fold: str = "fold_0") -> tuple[pd.DataFrame, np.ndarray, dict]:
@@ -311,53 +263,15 @@ def test_what_cannot_be_labelled_is_one_line():
     assert not list(Run("runs").path.rglob("rows.csv"))
 
 
-def test_the_gain_of_a_round_is_on_the_tiles_that_both_have():
-    rng = np.random.default_rng(0)
-    runs = [made("a"), made("b")]
-    probs = [
-        np.where(rng.random((40, 1, 1)) < share, TILES.masks, ~TILES.masks).astype(np.float16) for share in (0.3, 1)
-    ]
-    order = rng.permutation(40)[:35]
-    for run, prob, rows in zip(runs, probs, (np.arange(40), order), strict=True):
-        write_probabilities(run / "oof.npy", prob[rows].shape, [prob[rows]])
-        write_text(run / "oof_ids.csv", pd.DataFrame({"id": TILES.train_ids[rows]}).to_csv(index=False))
-    found = rounds.gain(*runs, TILES)
-    each = [average_precision(prob[order] > 0.5, TILES.masks[order]) for prob in probs]
-    assert found["before"] == pytest.approx(each[0].mean(), abs=1e-5)
-    assert found["after"] == 1
-    assert found["gain"] == pytest.approx(1 - each[0].mean(), abs=2e-5)
-    half_width = 1.96 * (each[1] - each[0]).std() / 35**0.5  # the normal approximation of the same interval
-    assert found["high"] - found["low"] == pytest.approx(2 * half_width, rel=0.2)
-    (runs[0] / "oof.npy").unlink()
-    assert rounds.gain(*runs, TILES) == {}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "data"
-    demo.write(path, n_train=40, n_test=20, seed=3)
-    return path
-
-
-TRAIN = ("train.py", "--recipe", str(TINY), "--epochs", "2")
-MIX = ("--set", "stages.0.pseudo=mix", "--set", "stages.1.pseudo=only")
-
-
-def answers(data: Path) -> tuple[list[str], np.ndarray]:
-    """The ids and true masks of the test tiles."""
-    table = pd.read_csv(data / "demo_answers.csv", dtype=str, keep_default_na=False)
-    return table["id"].tolist(), decode_many(table["rle_mask"].tolist(), (101, 101))
-
-
 @pytest.mark.slow
-def test_from_a_run_to_labels_to_a_run(home, data):
+def test_from_a_run_to_labels_to_a_run(home, demo_data):
     """A net of two epochs is sure of nothing, so the truth takes the place of its predictions."""
-    where = ("--data", str(data))
+    where = ("--data", str(demo_data))
     succeed(*TRAIN, *where, "--fold", "0,1", "--run", "a", cwd=home)
     code, _, err = run_script("pseudo_label.py", "a", cwd=home)
     assert (code, err.count("\n"), "predict.py a" in err) == (2, 1, True)
     succeed("predict.py", "a", cwd=home)
-    ids, truth = answers(data)
+    ids, truth = answers(demo_data)
     for fold in (0, 1):
         write_probabilities(home / f"runs/a/fold_{fold}/test.npy", truth.shape, [truth])
     out = succeed("pseudo_label.py", "a", cwd=home)
@@ -380,46 +294,3 @@ def test_from_a_run_to_labels_to_a_run(home, data):
         code, out, err = run_script(*TRAIN, *MIX, *where, *given, "--fold", "1,3", "--run", "c", cwd=home)
         assert (code, err.splitlines()[-1].startswith(f"error: {words}")) == (2, True)
         assert not (home / "runs/c").exists()
-
-
-@pytest.mark.slow
-def test_rounds_in_one_command_go_on_where_they_were_cut(home, data, monkeypatch):
-    """In this process, so that it can be cut; the truth takes the place of predictions, which come from one epoch."""
-    arguments = ["--data", str(data), "--epochs", "1", "--fold", "0", "--run", "a", "--set", "iterate=2", *MIX]
-    trained, again, predict = [], rounds.command.start, predicting.predict
-
-    def predict_well(run, *args):
-        predict(run, *args)
-        truth = answers(data)[1]
-        write_probabilities(run.fold(0) / "test.npy", truth.shape, [truth])
-
-    def cut_in_the_second_round(run, *args):
-        if run.name == "a-round2":
-            raise KeyboardInterrupt
-        trained.append(run.name)
-        again(run, *args)
-
-    def train(*flags: str) -> None:
-        monkeypatch.setattr("sys.argv", [str(ROOT / "scripts" / "train.py"), *flags])
-        runpy.run_path(sys.argv[0])["main"]()
-
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.setattr(predicting, "predict", predict_well)
-    with monkeypatch.context() as patch:
-        patch.setattr(rounds.command, "start", cut_in_the_second_round)
-        with pytest.raises(KeyboardInterrupt):
-            train("--recipe", str(TINY), *arguments)
-    assert trained == ["a", "a-round1"]
-    assert len(json.loads((home / "runs/a/rounds.json").read_text())) == 1
-    before = (home / "runs/a-round1/fold_0/last.safetensors").stat().st_mtime_ns
-    train("--run", "a", "--resume")
-    assert (home / "runs/a-round1/fold_0/last.safetensors").stat().st_mtime_ns == before
-    rows = read_json(home / "runs/a/rounds.json")
-    assert [row["run"] for row in rows] == ["runs/a-round1", "runs/a-round2"]
-    assert [row["labels_of"] for row in rows] == ["runs/a", "runs/a-round1"]
-    scores = [read_json(home / f"runs/{name}/scores.json")["mean"] for name in ("a", "a-round1", "a-round2")]
-    for row, (old, new) in zip(rows, pairwise(scores), strict=True):
-        assert (row["before"], row["after"]) == (old, new)
-    assert set(read_json(home / "runs/a-round2/fold_0/pseudo.json")["models"]) == {"runs/a-round1/fold_0"}
-    folds = [(home / f"runs/{name}/folds.csv").read_text() for name in ("a", "a-round1", "a-round2")]
-    assert folds[0] == folds[1] == folds[2]
