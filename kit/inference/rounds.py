@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kit import cli
+from kit import cli, runs
 from kit import recipe as recipes
 from kit.data import tiles as tile_files
 from kit.data.tiles import Tiles
@@ -26,7 +26,11 @@ from kit.training import pseudo as labels
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train as the flags of scripts/train.py say, and then the rounds that the recipe asks for."""
+    """Train as the flags of scripts/train.py say, and then the rounds that the recipe asks for.
+
+    Raises InputError before the first training where a round's name is taken by another training's.
+    """
+    (_check_rounds if args.resume else _check_names)(args)
     run = command.train(args)
     recipe = recipes.load(str(run / "recipe.toml"))
     if not recipe.iterate:
@@ -39,12 +43,77 @@ def train(args: argparse.Namespace) -> None:
         raise
 
 
+def _round(first: Run, number: int) -> Run:
+    """Where a round is; round 0 is the first training itself."""
+    return Run(first.path.with_name(f"{first.name}-round{number}")) if number else first
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    """Raises InputError where a new training would find a round that is there before it: an earlier training's."""
+    if not args.run:  # its name will have the time in it
+        return
+    for number in range(1, command.recipe_of(args).iterate + 1):
+        taken = _round(Run(Path("runs") / args.run), number).path
+        if taken.exists():
+            raise InputError(f"{taken} is of an earlier training: rename or delete it, or choose another --run")
+
+
+def _check_rounds(args: argparse.Namespace) -> None:
+    """Raises InputError where a round that is there is not what this training makes: it would count as done."""
+    first = runs.find_run(args.run or "latest")
+    count = recipes.load(str(first / "recipe.toml")).iterate
+    there = [number for number in range(1, count + 1) if (_round(first, number) / "recipe.toml").exists()]
+    if not there:
+        return
+    tiles = tile_files.load(cli.data_of_run(first, args.data))
+    for number in there:
+        run = _round(first, number)
+        differs = _difference(run, _round(first, number - 1), first, tiles)
+        if differs:
+            raise InputError(f"{run.path} is no round of this training ({differs}): rename it, and --resume again")
+
+
+def _difference(run: Run, previous: Run, first: Run, tiles: Tiles) -> str:
+    """What keeps a run from being the round that follows `previous` in the training of `first`; "" where nothing does.
+
+    A fold's labels are looked at where it has begun to train on them.
+    """
+    own = recipes.load(str(run / "recipe.toml"))
+    if Path(own.pseudo_run).resolve() != previous.path.resolve():
+        return f"its labels are those of {own.pseudo_run or 'no run'}, not of {previous.path}"
+    if _alike(own) != _alike(recipes.load(str(first / "recipe.toml"))):
+        return "its recipe differs"
+    folds, asked = labels.fold_table(run), read_json(run / "environment.json")
+    if not folds.equals(labels.fold_table(first)):
+        return "its folds.csv differs"
+    if not first.made_on(asked["fingerprint"]):
+        return "it was trained on other data"
+    for fold in asked["folds"]:
+        here = labels.folder(previous, fold)
+        if not (run.fold(fold) / "pseudo.json").exists():
+            continue
+        if not (here / "rows.csv").exists():
+            return f"{here}, which it trained on, is not there"
+        found = labels.load(own, tiles, fold, folds["id"][folds["fold"] == fold].tolist())
+        if found.record["digest"] != labels.record_of(run, fold).get("digest"):
+            return f"it trained on other labels than those in {here}"
+    return ""
+
+
+def _alike(recipe: Recipe) -> Recipe:
+    """What the rounds of a training have in common: a time budget gives each its own length."""
+    stages = recipe.stages
+    if recipe.time_budget:
+        stages = tuple(replace(stage, epochs=1.0, steps=0) for stage in stages)
+    return replace(recipe, pseudo_run="", iterate=0, time_budget="", stages=stages)
+
+
 def _rounds(first: Run, recipe: Recipe, tiles: Tiles, data: Path, tensorboard: bool) -> None:
     """Every round that is not done yet; what each has gained goes into rounds.json of the first run."""
     which = read_json(first / "environment.json")["folds"]
     previous, rows = first, []
     for number in range(1, recipe.iterate + 1):
-        run = Run(first.path.with_name(f"{first.name}-round{number}"))
+        run = _round(first, number)
         own = replace(recipe, pseudo_run=str(previous.path), iterate=0)
         print(f"round {number} of {recipe.iterate}: {run.path} on labels of {previous.path}", flush=True)
         _label(previous, tiles, which)
@@ -77,10 +146,7 @@ def _train(
         seconds = cli.seconds("time_budget", recipe.time_budget.split()[0]) if recipe.time_budget else None
         command.start(run, recipe, tiles, data, labels.fold_table(previous), which, seconds, tensorboard)
         return
-    own = recipes.load(str(run / "recipe.toml"))
-    if own.pseudo_run != recipe.pseudo_run:
-        raise InputError(f"{run.path} is no round of this training: rename it, and go on with --resume")
-    command.go_on(run, own, tiles, which, tensorboard)
+    command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, which, tensorboard)
 
 
 def gain(before: Run, after: Run, tiles: Tiles) -> dict[str, Any]:

@@ -2,19 +2,27 @@
 
 import json
 import runpy
+import shutil
 import sys
+from argparse import Namespace
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from kit import recipe as recipes
+from kit.errors import InputError
 from kit.inference import predict as predicting
-from kit.inference import rounds
-from kit.runs import read_json, write_probabilities, write_text
+from kit.inference import pseudo, rounds
+from kit.runs import Run, read_json, write_json, write_probabilities, write_text
 from kit.scoring.metric import average_precision
-from tests.inference.labelled import MIX, TILES, answers, made
-from tests.small import TINY
+from kit.training import command
+from kit.training import pseudo as labels
+from tests.inference.labelled import FOLDS, MIX, TILES, answers, made
+from tests.small import TINY, tiny_recipe
 from tests.test_scripts import ROOT
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -39,6 +47,96 @@ def test_the_gain_of_a_round_is_on_the_tiles_that_both_have():
     assert found["high"] - found["low"] == pytest.approx(2 * half_width, rel=0.2)
     (runs[0] / "oof.npy").unlink()
     assert rounds.gain(*runs, TILES) == {}
+
+
+class Trains(BaseException):
+    """The first training would begin now."""
+
+
+@pytest.fixture
+def begin(monkeypatch):
+    """Call scripts/train.py's work up to the moment when the first training begins."""
+
+    def train(args):
+        raise Trains
+
+    monkeypatch.setattr(rounds.command, "train", train)
+    monkeypatch.setattr(rounds.tile_files, "load", lambda data: TILES)
+    return lambda **flags: rounds.train(Namespace(run="it", data=None, **flags))
+
+
+def iterated(*settings: str) -> tuple[Run, list[Run]]:
+    """A run and its two rounds, as if they had been trained."""
+    first, recipe = made("it"), tiny_recipe("stages.0.pseudo=mix", *settings)
+    write_text(first / "recipe.toml", recipes.dumps(replace(recipe, iterate=2)))
+    runs = [first]
+    for number in (1, 2):
+        pseudo.label(runs[-1:], TILES, 0, pseudo.Options(confidence=0.3))
+        run, own = made(f"it-round{number}", number), replace(recipe, pseudo_run=str(runs[-1].path))
+        write_text(run / "recipe.toml", recipes.dumps(own))
+        record = labels.load(own, TILES, 0, TILES.train_ids[FOLDS == 0].tolist()).record
+        write_json(run / "fold_0/pseudo.json", record)
+        runs.append(run)
+    return first, runs[1:]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("settings", [(), ("time_budget=900s a fold",)])
+def test_rounds_of_this_training_go_on(begin, settings):
+    first, (one, _) = iterated(*settings)
+    if settings:  # a budget gives a round of more tiles fewer epochs
+        edit(one / "recipe.toml", "epochs = 1.5", "epochs = 0.8")
+    with pytest.raises(Trains):
+        begin(resume=True)
+    shutil.rmtree(one / "fold_0")  # cut before it began: nothing was learnt from any labels
+    shutil.rmtree(first / "pseudo")
+    shutil.rmtree(Path("runs/it-round2"))
+    with pytest.raises(Trains):
+        begin(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda: edit(Path("runs/it/recipe.toml"), "seed = 0", "seed = 1"), "it-round1 .*its recipe differs"),
+        (lambda: edit(Path("runs/it-round2/recipe.toml"), "lr = 0.002", "lr = 0.003"), "it-round2 .*its recipe"),
+        (lambda: edit(Path("runs/it-round2/recipe.toml"), "epochs = 1.5", "epochs = 3.0"), "it-round2 .*its recipe"),
+        (lambda: edit(Path("runs/it-round1/recipe.toml"), "runs/it", "runs/other"), "those of runs/other, not of runs"),
+        (
+            lambda: edit(Path("runs/it/folds.csv"), f"{TILES.train_ids[5]},1", f"{TILES.train_ids[5]},2"),
+            "it-round1 .*its folds.csv differs",
+        ),
+        (lambda: edit(Path("runs/it-round1/environment.json"), TILES.fingerprint, "x"), "other data"),
+        (lambda: shutil.rmtree("runs/it/pseudo"), "it-round1 .*runs/it/pseudo/fold_0, which it .* is not there"),
+        (lambda: shutil.rmtree("runs/it-round1"), "it-round2 .*runs/it-round1/pseudo/fold_0, which .* is not there"),
+        (
+            lambda: pseudo.label([Run("runs/it-round1")], TILES, 0, pseudo.Options(confidence=0.5)),
+            "it-round2 .*other labels than those in runs/it-round1/pseudo/fold_0",
+        ),
+    ],
+)
+def test_what_is_no_round_of_this_training_is_refused_before_it_begins(begin, spoil, words):
+    iterated()
+    spoil()
+    with pytest.raises(InputError, match=words) as caught:
+        begin(resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_new_training_is_refused_where_a_round_of_its_name_is_there(begin):
+    args = dict.fromkeys(command.RECIPE_FLAGS) | {"resume": False, "recipe": str(TINY)}
+    with pytest.raises(Trains):
+        begin(**args | {"set": ["stages.0.pseudo=mix", "iterate=2"]})
+    Path("runs/it-round2").mkdir(parents=True)
+    with pytest.raises(InputError, match="runs/it-round2 is of an earlier training"):
+        begin(**args | {"set": ["stages.0.pseudo=mix", "iterate=2"]})
+    with pytest.raises(Trains):
+        begin(**args | {"set": ["stages.0.pseudo=mix", "iterate=1"]})
 
 
 @pytest.mark.slow
