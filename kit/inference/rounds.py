@@ -38,8 +38,8 @@ def train(args: argparse.Namespace) -> None:
     data = cli.data_of_run(run, args.data)
     try:
         _rounds(run, recipe, tile_files.load(data), data, args.tensorboard)
-    except (KeyboardInterrupt, SystemExit):
-        print(f"all rounds go on with: python scripts/train.py --run {run.name} --resume", file=sys.stderr)
+    except KeyboardInterrupt:  # between trainings: a training that is stopped says so itself
+        print(f"stopped; go on with: python scripts/train.py --run {run.name} --resume", file=sys.stderr)
         raise
 
 
@@ -117,7 +117,7 @@ def _rounds(first: Run, recipe: Recipe, tiles: Tiles, data: Path, tensorboard: b
         own = replace(recipe, pseudo_run=str(previous.path), iterate=0)
         print(f"round {number} of {recipe.iterate}: {run.path} on labels of {previous.path}", flush=True)
         _label(previous, tiles, which)
-        _train(run, own, previous, tiles, data, which, tensorboard)
+        _train(run, own, first, tiles, data, which, tensorboard)
         rows.append({"run": str(run.path), "labels_of": str(previous.path)} | gain(previous, run, tiles))
         write_json(first / "rounds.json", rows)
         print(f"round {number} of {recipe.iterate}: {_in_words(rows[-1])}", flush=True)
@@ -139,14 +139,20 @@ def _label(run: Run, tiles: Tiles, which: Sequence[int | None]) -> None:
 
 
 def _train(
-    run: Run, recipe: Recipe, previous: Run, tiles: Tiles, data: Path, which: Sequence[int | None], tensorboard: bool
+    run: Run,
+    recipe: Recipe,
+    first: Run,
+    tiles: Tiles,
+    data: Path,
+    which: Sequence[int | None],
+    tensorboard: bool,
 ) -> None:
-    """Start a round, or go on with it; its time budget is that of the first run."""
-    if not (run / "recipe.toml").exists():
-        seconds = cli.seconds("time_budget", recipe.time_budget.split()[0]) if recipe.time_budget else None
-        command.start(run, recipe, tiles, data, labels.fold_table(previous), which, seconds, tensorboard)
+    """Start a round of the training of `first`, or go on with it; its time budget is that of the first run."""
+    if (run / "recipe.toml").exists():
+        command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, which, tensorboard, first.name)
         return
-    command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, which, tensorboard)
+    seconds = cli.seconds("time_budget", recipe.time_budget.split()[0]) if recipe.time_budget else None
+    command.start(run, recipe, tiles, data, labels.fold_table(first), which, seconds, tensorboard, first.name)
 
 
 def gain(before: Run, after: Run, tiles: Tiles) -> dict[str, Any]:

@@ -139,6 +139,28 @@ def test_a_new_training_is_refused_where_a_round_of_its_name_is_there(begin):
         begin(**args | {"set": ["stages.0.pseudo=mix", "iterate=1"]})
 
 
+def stop(*args):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "left"),
+    [
+        ("kit.training.fold.train_folds", lambda *args: False, SystemExit),
+        ("kit.training.fold.train_folds", stop, SystemExit),
+        ("kit.inference.rounds._label", stop, KeyboardInterrupt),
+    ],
+)
+def test_an_interrupted_round_says_once_how_all_go_on(begin, monkeypatch, capsys, where, what, left):
+    first, _ = iterated()
+    monkeypatch.setattr(rounds.command, "train", lambda args: first)
+    monkeypatch.setattr(where, what)
+    with pytest.raises(left):
+        begin(resume=True, tensorboard=False)
+    out, err = capsys.readouterr()
+    assert (out + err).count("go on with") == (out + err).count("--run it --resume") == 1
+
+
 @pytest.mark.slow
 def test_rounds_in_one_command_go_on_where_they_were_cut(home, demo_data, monkeypatch):
     """In this process, so that it can be cut; the truth takes the place of predictions, which come from one epoch."""
@@ -171,7 +193,7 @@ def test_rounds_in_one_command_go_on_where_they_were_cut(home, demo_data, monkey
     before = (home / "runs/a-round1/fold_0/last.safetensors").stat().st_mtime_ns
     train("--run", "a", "--resume")
     assert (home / "runs/a-round1/fold_0/last.safetensors").stat().st_mtime_ns == before
-    rows = read_json(home / "runs/a/rounds.json")
+    rows = json.loads((home / "runs/a/rounds.json").read_text())
     assert [row["run"] for row in rows] == ["runs/a-round1", "runs/a-round2"]
     assert [row["labels_of"] for row in rows] == ["runs/a", "runs/a-round1"]
     scores = [read_json(home / f"runs/{name}/scores.json")["mean"] for name in ("a", "a-round1", "a-round2")]
