@@ -43,7 +43,7 @@ def made(name: str, seed: int = 0, folds: np.ndarray = FOLDS, fold: int = 0, **r
     write_probabilities(run.fold(fold) / "test.npy", prob.shape, [prob])
     write_json(run.fold(fold) / "test.json", {"weights": "last", "tta": "hflip", "data": TILES.fingerprint})
     if record:
-        write_json(run.fold(fold) / "pseudo.json", {"seen": [], "tiles": []} | record)
+        write_json(run.fold(fold) / "pseudo.json", {"seen": ["a"], "tiles": ["b"]} | record)
     return run
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kit import recipe as recipes
 from kit.errors import InputError
 from kit.inference import predict as predicting
 from kit.inference.pseudo import Options, agreement, choose, folds_to_label, label, quotas
 from kit.nets.tta import Prediction
 from kit.runs import Run, read_json, write_json, write_probabilities, write_text
 from tests.inference.labelled import CONSTANT, FOLDS, MIX, TILES, TRAIN, answers, made, some_prob
+from tests.small import tiny_recipe
 from tests.test_scripts import run as run_script
 from tests.test_scripts import succeed
 
@@ -169,10 +171,13 @@ def test_planted_leaks_are_found():
     unknown = made("e", seen=[])
     (unknown / "fold_0/pseudo.json").unlink()
     cases.append(([unknown], "pseudo.json is missing"))
-    for name, said in (("f", {}), ("g", {"seen": 3, "tiles": []}), ("h", [])):
+    for name, said in (("f", {}), ("g", {"seen": 3, "tiles": ["b"]}), ("h", []), ("j", {"seen": [], "tiles": ["b"]})):
         silent = made(name, seen=[])
         write_json(silent / "fold_0/pseudo.json", said)
         cases.append(([silent], "pseudo.json does not"))
+    denied = made("k", seen=[TILES.train_ids[8]])
+    write_text(denied / "recipe.toml", recipes.dumps(tiny_recipe()))  # which names no pseudo_run
+    cases.append(([denied], "leak: runs/k/fold_0 saw 1 of the 10 validation tiles"))
     damaged = made("i")
     write_text(damaged / "fold_0/valid_ids.csv", "")
     cases.append(([damaged], "valid_ids.csv is damaged"))
