@@ -194,6 +194,7 @@ def test_epochs_asked_for_are_those_that_are_trained():
         (["iterate=-1", "stages.0.pseudo=mix"], "iterate must be 0"),
         (["pseudo_half=left", "stages.0.pseudo=mix"], "both, first, second"),
         (["iterate=1", "pseudo_half=first", "stages.0.pseudo=mix"], "pseudo_half=both"),
+        (["pseudo_half=first", "stages.0.pseudo=mix"], "pseudo_half means nothing without labels: name their run"),
         ([f"stages.{i}.pseudo=only" for i in range(3)], "on pseudo-labels only: name their run"),
     ],
 )
