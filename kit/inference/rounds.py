@@ -116,7 +116,7 @@ def _rounds(first: Run, recipe: Recipe, tiles: Tiles, data: Path, tensorboard: b
         run = _round(first, number)
         own = replace(recipe, pseudo_run=str(previous.path), iterate=0)
         print(f"round {number} of {recipe.iterate}: {run.path} on labels of {previous.path}", flush=True)
-        _label(previous, tiles, which)
+        _label(previous, first, tiles, which)
         _train(run, own, first, tiles, data, which, tensorboard)
         rows.append({"run": str(run.path), "labels_of": str(previous.path)} | gain(previous, run, tiles))
         write_json(first / "rounds.json", rows)
@@ -124,7 +124,7 @@ def _rounds(first: Run, recipe: Recipe, tiles: Tiles, data: Path, tensorboard: b
         previous = run
 
 
-def _label(run: Run, tiles: Tiles, which: Sequence[int | None]) -> None:
+def _label(run: Run, first: Run, tiles: Tiles, which: Sequence[int | None]) -> None:
     """The labels of these folds, unless they are there."""
     missing = [fold for fold in which if not (labels.folder(run, fold) / "rows.csv").exists()]
     if not missing:
@@ -134,8 +134,10 @@ def _label(run: Run, tiles: Tiles, which: Sequence[int | None]) -> None:
 
     with run.lock():
         predict(run, recipes.load(str(run / "recipe.toml")), tiles)
-        for fold in missing:
-            print(pseudo.label([run], tiles, fold, pseudo.Options()), flush=True)
+        try:
+            print(pseudo.label([run], tiles, missing, pseudo.Options()), flush=True)
+        except InputError as error:
+            raise InputError(f"{error}, then python scripts/train.py --run {first.name} --resume") from None
 
 
 def _train(

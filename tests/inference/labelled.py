@@ -8,7 +8,7 @@ import pandas as pd
 
 from kit import recipe as recipes
 from kit.data.rle import decode_many
-from kit.runs import Run, write_json, write_probabilities, write_text
+from kit.runs import Run, read_json, write_json, write_probabilities, write_text
 from tests.small import TINY, easy_tiles, tiny_recipe
 
 TILES = easy_tiles(40, 30)
@@ -28,13 +28,15 @@ def some_prob(seed: int) -> np.ndarray:
     return (1 / (1 + np.exp(-(np.arange(101)[None, :, None] - top) / blur))).astype(np.float16)
 
 
-def made(name: str, seed: int = 0, folds: np.ndarray = FOLDS, fold: int = 0, **record) -> Run:
+def made(name: str, seed: int = 0, folds: np.ndarray = FOLDS, fold: int | None = 0, **record) -> Run:
     """A run whose one fold is trained and predicted; `record` is what its pseudo.json says."""
     run = Run(f"runs/{name}")
     settings = ["stages.0.pseudo=mix", "pseudo_run=before"] if record else []
     write_text(run / "recipe.toml", recipes.dumps(tiny_recipe(*settings)))
     write_json(run / "environment.json", {"data": ".", "fingerprint": TILES.fingerprint, "folds": [fold]})
-    write_json(run / "scores.json", {"folds": {str(fold): {"weights": "last", "candidates": {"last": 0.5}}}})
+    write_json(
+        run / "scores.json", {"folds": {run.fold(fold).name[5:]: {"weights": "last", "candidates": {"last": 0.5}}}}
+    )
     write_text(run.fold(fold) / "last.safetensors", "")
     table = pd.DataFrame({"id": TILES.train_ids, "fold": folds})
     write_text(run / "folds.csv", table.to_csv(index=False))
@@ -45,6 +47,12 @@ def made(name: str, seed: int = 0, folds: np.ndarray = FOLDS, fold: int = 0, **r
     if record:
         write_json(run.fold(fold) / "pseudo.json", {"seen": ["a"], "tiles": ["b"]} | record)
     return run
+
+
+def labels_of(run: Run, fold: str = "fold_0") -> tuple[pd.DataFrame, np.ndarray, dict]:
+    here = run / "pseudo" / fold
+    table = pd.read_csv(here / "rows.csv", dtype={"id": str}, index_col="id")
+    return table, np.load(here / "masks.npy"), read_json(here / "source.json")
 
 
 TRAIN = ("train.py", "--recipe", str(TINY), "--epochs", "2")

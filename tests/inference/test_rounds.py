@@ -71,7 +71,7 @@ def iterated(*settings: str) -> tuple[Run, list[Run]]:
     write_text(first / "recipe.toml", recipes.dumps(replace(recipe, iterate=2)))
     runs = [first]
     for number in (1, 2):
-        pseudo.label(runs[-1:], TILES, 0, pseudo.Options(confidence=0.3))
+        pseudo.label(runs[-1:], TILES, [0], pseudo.Options(confidence=0.3))
         run, own = made(f"it-round{number}", number), replace(recipe, pseudo_run=str(runs[-1].path))
         write_text(run / "recipe.toml", recipes.dumps(own))
         record = labels.load(own, TILES, 0, TILES.train_ids[FOLDS == 0].tolist()).record
@@ -115,7 +115,7 @@ def test_rounds_of_this_training_go_on(begin, settings):
         (lambda: shutil.rmtree("runs/it/pseudo"), "it-round1 .*runs/it/pseudo/fold_0, which it .* is not there"),
         (lambda: shutil.rmtree("runs/it-round1"), "it-round2 .*runs/it-round1/pseudo/fold_0, which .* is not there"),
         (
-            lambda: pseudo.label([Run("runs/it-round1")], TILES, 0, pseudo.Options(confidence=0.5)),
+            lambda: pseudo.label([Run("runs/it-round1")], TILES, [0], pseudo.Options(confidence=0.5)),
             "it-round2 .*other labels than those in runs/it-round1/pseudo/fold_0",
         ),
     ],
@@ -159,6 +159,20 @@ def test_an_interrupted_round_says_once_how_all_go_on(begin, monkeypatch, capsys
         begin(resume=True, tensorboard=False)
     out, err = capsys.readouterr()
     assert (out + err).count("go on with") == (out + err).count("--run it --resume") == 1
+
+
+def test_a_net_that_is_unsure_is_labelled_by_hand_and_then_goes_on(monkeypatch):
+    monkeypatch.setattr(predicting, "predict", lambda *args: None)
+    first = made("it")
+    prob = np.zeros((30, 101, 101))
+    prob[:, 60:] = 0.5  # six tenths are decided
+    write_probabilities(first.fold(0) / "test.npy", prob.shape, [prob])
+    with pytest.raises(InputError) as caught:
+        rounds._label(first, first, TILES, [0])
+    assert str(caught.value) == (
+        "0 test tiles have a confidence of 0.9 in fold 0, the surest has 0.59: python scripts/pseudo_label.py it "
+        "--confidence 0.5, then python scripts/train.py --run it --resume"
+    )
 
 
 @pytest.mark.slow
