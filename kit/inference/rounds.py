@@ -52,8 +52,9 @@ def _check_names(args: argparse.Namespace) -> None:
     """Raises InputError where a new training would find a round that is there before it: an earlier training's."""
     if not args.run:  # its name will have the time in it
         return
+    first = runs.new_run(args.run)  # a run that is there is resumed, and its rounds are its own
     for number in range(1, command.recipe_of(args).iterate + 1):
-        taken = _round(Run(Path("runs") / args.run), number).path
+        taken = _round(first, number).path
         if taken.exists():
             raise InputError(f"{taken} is of an earlier training: rename or delete it, or choose another --run")
 

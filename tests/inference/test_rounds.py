@@ -137,6 +137,9 @@ def test_a_new_training_is_refused_where_a_round_of_its_name_is_there(begin):
         begin(**args | {"set": ["stages.0.pseudo=mix", "iterate=2"]})
     with pytest.raises(Trains):
         begin(**args | {"set": ["stages.0.pseudo=mix", "iterate=1"]})
+    made("it")
+    with pytest.raises(InputError, match="runs/it exists already: add --resume"):
+        begin(**args | {"set": ["stages.0.pseudo=mix", "iterate=2"]})
 
 
 def stop(*args):
