@@ -197,6 +197,8 @@ def _check_pseudo(recipe: Recipe) -> None:
         raise InputError(f"recipe key iterate must be 0 (no further round) or more, not {recipe.iterate}")
     if recipe.iterate and recipe.pseudo_half != "both":
         raise InputError("recipe key iterate needs pseudo_half=both: a half is labelled by hand with pseudo_label.py")
+    if recipe.pseudo_half != "both" and not recipe.pseudo_run:
+        raise InputError("recipe key pseudo_half means nothing without labels: name their run by --set pseudo_run=RUN")
     if (recipe.pseudo_run or recipe.iterate) and all(stage.pseudo == "none" for stage in recipe.stages):
         raise InputError(
             f"no stage of recipe {recipe.name} uses pseudo-labels: add --set stages.{len(recipe.stages) - 1}.pseudo=mix"

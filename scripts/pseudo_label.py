@@ -42,8 +42,7 @@ def main() -> None:
     folds = pseudo.folds_to_label(members, args.fold)
     loaded = tiles.load(cli.data_of_run(members[0], args.data))
     with members[0].lock():
-        for fold in folds:
-            print(pseudo.label(members, loaded, fold, options), flush=True)
+        print(pseudo.label(members, loaded, folds, options))
     print(f"written: {members[0] / 'pseudo'}")
     print(f"next: python scripts/train.py --recipe RECIPE --set pseudo_run={members[0].name}")
 

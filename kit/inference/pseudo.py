@@ -7,8 +7,6 @@ needed only to look at mirrored views one by one.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +15,8 @@ from kit import recipe as recipes
 from kit.data.folds import coverage_class
 from kit.data.tiles import Tiles
 from kit.errors import InputError
-from kit.runs import Run, forget_pages, read_json
+from kit.inference.labellers import Model, models_of, usable_of
+from kit.runs import Run, forget_pages
 from kit.scoring.decide import rows_of
 from kit.training import pseudo as labels
 from kit.training.command import folds_of
@@ -45,19 +44,16 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained fold of a run, as one that labels."""
+class Choice:
+    """What is labelled for a fold: of N test tiles those in `rows`, rising, by M models."""
 
-    run: Run
     fold: int | None
-    prob: np.ndarray  # (n, H, W) float16 of the test tiles in their order, memory-mapped
-    made: dict[str, Any]  # test.json: with which weights and TTA
-    seen: set[str]  # training tiles it may know
-    learnt: set[str]  # test tiles whose pseudo-labels it trained on
-
-    @property
-    def name(self) -> str:
-        return str(self.run.fold(self.fold))
+    models: Sequence[Model]
+    usable: np.ndarray  # (M, N) bool: which model may label which tile
+    rows: np.ndarray  # (n,) int
+    confidence: np.ndarray  # (N,) float64
+    classes: np.ndarray  # (N,) int, of coverage
+    n_valid: int  # validation tiles of the fold
 
 
 def folds_to_label(members: Sequence[Run], text: str) -> list[int | None]:
@@ -74,48 +70,61 @@ def folds_to_label(members: Sequence[Run], text: str) -> list[int | None]:
     known = max((labels.fold_table(run)["fold"].max() + 1 for run in members), default=0)
     chosen = there if text == "all" else folds_of(text, int(known))
     lacking = [fold for fold in chosen if fold not in there]
+    if not there and all(None in run.finished_folds() for run in members):
+        names = " and ".join(str(run.path) for run in members)
+        raise InputError(f"{names} trained on every tile and has no fold that validates: give --fold none")
     if lacking or not chosen:
         which = f"fold {lacking[0]}" if lacking else "a fold"
         raise InputError(f"not every run has finished {which}: go on with train.py --resume, or choose another --fold")
     return list(chosen)
 
 
-def label(members: Sequence[Run], tiles: Tiles, fold: int | None, options: Options) -> str:
-    """Write runs/FIRST/pseudo/fold_K for the first run and give back what was done, in a line for each thing.
+def label(members: Sequence[Run], tiles: Tiles, folds: Sequence[int | None], options: Options) -> str:
+    """Write runs/FIRST/pseudo/fold_K for the first run and each fold; what was done, in a line for each thing.
 
-    Raises InputError where a model saw a validation tile of the fold, predictions are missing, or nothing is sure.
+    All folds are chosen before the first is written.
+    Raises InputError where a model saw a validation tile of its fold, predictions are missing, or nothing is sure.
     """
-    folds = labels.fold_table(members[0])
-    is_valid = (folds["fold"] == fold).to_numpy() if fold is not None else np.zeros(len(folds), bool)
-    models = _models(members, tiles, fold)
-    _refuse_leaks(models, folds["id"][is_valid].tolist(), fold)
-    usable = _usable(models, tiles, options.halves)
+    table = labels.fold_table(members[0])
+    valid_ids = [table["id"][table["fold"] == fold].tolist() if fold is not None else [] for fold in folds]
+    makers = [models_of(members, tiles, fold, ids) for fold, ids in zip(folds, valid_ids, strict=True)]
+    chosen = [_choose(members, tiles, *each, options) for each in zip(folds, makers, valid_ids, strict=True)]
+    return "\n".join(_write(members[0], tiles, choice, options) for choice in chosen)
+
+
+def _choose(
+    members: Sequence[Run],
+    tiles: Tiles,
+    fold: int | None,
+    models: Sequence[Model],
+    valid_ids: Sequence[str],
+    options: Options,
+) -> Choice:
+    """The tiles that are labelled for a fold. Raises InputError where there are none."""
+    usable = usable_of(models, tiles, options.halves)
     confidence, classes = _confidence(models, tiles, usable, options)
-    known = rows_of(tiles.train_ids, folds["id"][~is_valid], str(members[0] / "folds.csv"))
+    ids = labels.fold_table(members[0])["id"]
+    known = rows_of(tiles.train_ids, ids[~ids.isin(valid_ids)], str(members[0] / "folds.csv"))
     quota = quotas(coverage_class(tiles.masks[known]), options.most or len(known))
     eligible = confidence >= options.confidence
-    chosen = choose(confidence, classes, eligible, quota)
-    if not len(chosen):
-        why = "none of a class that has a quota: give a greater --most" if eligible.any() else "give a lower one"
-        raise InputError(
-            f"{eligible.sum()} test tiles have a confidence of {options.confidence:g} in fold {fold}, {why}"
-        )
-    source = _write(labels.folder(members[0], fold), models, tiles, usable, chosen, confidence, options)
-    counts = np.bincount(classes[chosen], minlength=CLASSES)
-    return (
-        f"{labels.folder(members[0], fold)}: {len(chosen):,} of {len(confidence):,} test tiles, {eligible.sum():,} of "
-        f"them sure enough, by {len(models)} model{'s' * (len(models) > 1)}\n"
-        f"  by tenths of coverage, 0 to 10: {' '.join(map(str, counts))}\n"
-        f"  audit: its models saw {len(source['seen']):,} training tiles, "
-        f"none of the {is_valid.sum():,} validation tiles"
-    )
+    rows = choose(confidence, classes, eligible, quota)
+    if not len(rows):
+        name = "none" if fold is None else fold
+        where = f"{eligible.sum()} test tiles have a confidence of {options.confidence:g} in fold {name}"
+        if eligible.any():
+            raise InputError(f"{where}, none of a class that has a quota: give a greater --most")
+        again = " ".join(run.name for run in members) + " --fold none" * (fold is None)
+        lower = min(0.5, np.floor(100 * confidence.max()) / 100)  # so that there is one at least
+        mend = f"python scripts/pseudo_label.py {again} --confidence {lower:g}" if lower > 0 else "train longer"
+        raise InputError(f"{where}, the surest has {confidence.max():.2f}: {mend}")
+    return Choice(fold, models, usable, rows, confidence, classes, len(valid_ids))
 
 
 def _confidence(
     models: Sequence[Model], tiles: Tiles, usable: np.ndarray, options: Options
 ) -> tuple[np.ndarray, np.ndarray]:
     """The confidence in every test tile's label, (N,) float64, 0 for constant ones, and its class of coverage, int."""
-    sure, agreed, classes = _judge(models, usable)
+    sure, agreed, classes = _judge(models, tiles, usable)
     sure[tiles.constant("test")] = 0
     if options.flips:
         rows = np.flatnonzero(sure >= options.confidence)
@@ -123,23 +132,24 @@ def _confidence(
     return sure * agreed, classes
 
 
-def _write(
-    here: Path,
-    models: Sequence[Model],
-    tiles: Tiles,
-    usable: np.ndarray,
-    rows: np.ndarray,
-    confidence: np.ndarray,
-    options: Options,
-) -> dict[str, Any]:
-    """Write the labels of the test tiles `rows`; their origin, as it was written."""
-    sure, names = confidence[rows], [model.name for model in models]
-    makers = [" ".join(np.array(names)[usable[:, row]]) for row in rows]
+def _write(first: Run, tiles: Tiles, choice: Choice, options: Options) -> str:
+    """Write the labels of a fold and their origin; what was done, in words."""
+    here, rows, models = labels.folder(first, choice.fold), choice.rows, choice.models
+    sure, names = choice.confidence[rows], [model.name for model in models]
+    makers = [" ".join(np.array(names)[choice.usable[:, row]]) for row in rows]
     table = pd.DataFrame({"id": tiles.test_ids[rows], "confidence": sure, "weight": sure, "models": makers})
     seen = sorted(set().union(*(model.seen for model in models)))
     source = {"models": names, "options": asdict(options), "seen": seen}
-    labels.write(here, table, _masks(models, usable, rows, options.soft), source)
-    return source
+    labels.write(here, table, _masks(models, tiles, choice.usable, rows, options.soft), source)
+    counts = np.bincount(choice.classes[rows], minlength=CLASSES)
+    return (
+        f"{here}: {len(rows):,} of {len(tiles.test_ids):,} test tiles, "
+        f"{(choice.confidence >= options.confidence).sum():,} of them sure enough, "
+        f"by {len(models)} model{'s' * (len(models) > 1)}\n"
+        f"  by tenths of coverage, 0 to 10: {' '.join(map(str, counts))}\n"
+        f"  audit: its models saw {len(seen):,} training tiles, "
+        f"none of the {choice.n_valid:,} validation tiles"
+    )
 
 
 def decided(prob: np.ndarray) -> np.ndarray:
@@ -175,72 +185,29 @@ def choose(confidence: np.ndarray, classes: np.ndarray, eligible: np.ndarray, qu
     return np.sort(np.concatenate([order[classes[order] == kind][: quota[kind]] for kind in range(CLASSES)]))
 
 
-def _models(members: Sequence[Run], tiles: Tiles, fold: int | None) -> list[Model]:
-    """The models that label a fold; for a training on every tile all there are. Raises InputError."""
-    pairs = [(run, k) for run in members for k in (run.finished_folds() if fold is None else [fold])]
-    if not pairs:
-        raise InputError("none of the runs has a finished fold: go on with train.py --resume")
-    return [_open(run, k, tiles) for run, k in pairs]
-
-
-def _open(run: Run, fold: int | None, tiles: Tiles) -> Model:
-    where = run.fold(fold)
-    if not (where / "test.npy").exists() or not (where / "test.json").exists():
-        raise InputError(f"{where / 'test.npy'} is missing: run python scripts/predict.py {run.name}")
-    made = read_json(where / "test.json")
-    if made.get("data") != tiles.fingerprint:
-        raise InputError(f"{where} predicts other tiles: run python scripts/predict.py {run.name}, or name its --data")
-    try:
-        prob = np.load(where / "test.npy", mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"{where / 'test.npy'} is damaged ({error}): delete it and predict again") from None
-    if prob.shape != tiles.test_images.shape or prob.dtype.kind != "f":
-        raise InputError(f"{where / 'test.npy'} ({prob.dtype} {prob.shape}) does not fit the test tiles: predict again")
-    learnt = set(labels.record_of(run, fold).get("tiles", []))
-    return Model(run, fold, prob, made, labels.seen_by(run, fold), learnt)
-
-
-def _refuse_leaks(models: Sequence[Model], valid_ids: Sequence[str], fold: int | None) -> None:
-    for model in models:
-        leaked = labels.leaks(list(model.seen), valid_ids)
-        if leaked:
-            raise InputError(
-                f"leak: {model.name} saw {len(leaked)} of the {len(valid_ids)} validation tiles of fold {fold} "
-                f"(such as {leaked[0]}): label with runs whose folds are alike"
-            )
-
-
-def _usable(models: Sequence[Model], tiles: Tiles, halves: bool) -> np.ndarray:
-    """Which model may label which test tile, bool (M, N). Raises InputError where none may."""
-    usable = np.ones((len(models), len(tiles.test_ids)), bool)
-    if halves:
-        usable = np.stack([~np.isin(tiles.test_ids, sorted(model.learnt)) for model in models])
-        if not usable.any(axis=0).all():
-            raise InputError(
-                f"--halves: every run trained on a label of tile {tiles.test_ids[int(np.argmin(usable.any(axis=0)))]}: "
-                "train one with pseudo_half=first and one with pseudo_half=second, and name both"
-            )
-    return usable
-
-
 def _mean(prob: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """The mean (N, H, W) float32 of probabilities (M, N, H, W) over the models that count, (M, N) bool."""
     weights = (usable / usable.sum(axis=0)).astype(np.float32)
     return (prob * weights[:, :, None, None]).sum(axis=0)
 
 
-def _chunk(models: Sequence[Model], rows: np.ndarray | slice) -> np.ndarray:
+def _chunk(models: Sequence[Model], tiles: Tiles, rows: np.ndarray | slice) -> np.ndarray:
     """(M, b, H, W) float32. Raises InputError for what is no probability."""
     prob = np.stack([model.prob[rows] for model in models]).astype(np.float32)
-    if not ((prob >= 0) & (prob <= 1)).all():
-        names = ", ".join(model.name for model in models)
-        raise InputError(f"the test.npy of {names} hold something that is no probability: train and predict again")
+    sound = ((prob >= 0) & (prob <= 1)).all(axis=(2, 3))
+    if not sound.all():
+        which, row = np.argwhere(~sound)[0]
+        model = models[which]
+        raise InputError(
+            f"{model.run.fold(model.fold) / 'test.npy'}, id {tiles.test_ids[rows][row]}: not a probability (NaN, or "
+            f"outside 0 to 1): delete it and run python scripts/predict.py {model.run.name}, or train again"
+        )
     for model in models:
         forget_pages(model.prob)
     return prob
 
 
-def _judge(models: Sequence[Model], usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _judge(models: Sequence[Model], tiles: Tiles, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of every test tile the share of decided pixels, the models' agreement, the class of the mean's mask.
 
     (N,) float64, float64, int.
@@ -248,7 +215,7 @@ def _judge(models: Sequence[Model], usable: np.ndarray) -> tuple[np.ndarray, np.
     sure, agreed, classes = np.empty(usable.shape[1]), np.empty(usable.shape[1]), np.empty(usable.shape[1], int)
     for first in range(0, len(sure), CHUNK):
         part = slice(first, first + CHUNK)
-        prob = _chunk(models, part)
+        prob = _chunk(models, tiles, part)
         mean = _mean(prob, usable[:, part])
         sure[part] = decided(mean)
         agreed[part] = agreement(prob > CUT, usable[:, part])
@@ -281,11 +248,11 @@ def _agreement_of_views(models: Sequence[Model], tiles: Tiles, usable: np.ndarra
     return np.array(found)
 
 
-def _masks(models: Sequence[Model], usable: np.ndarray, rows: np.ndarray, soft: bool) -> np.ndarray:
+def _masks(models: Sequence[Model], tiles: Tiles, usable: np.ndarray, rows: np.ndarray, soft: bool) -> np.ndarray:
     """The labels (n, H, W) of the tiles `rows`: the mean's mask, bool, or the mean itself, float16."""
     masks = np.empty((len(rows), *models[0].prob.shape[1:]), np.float16 if soft else bool)
     for first in range(0, len(rows), CHUNK):
         here = rows[first : first + CHUNK]
-        mean = _mean(_chunk(models, here), usable[:, here])
+        mean = _mean(_chunk(models, tiles, here), usable[:, here])
         masks[first : first + CHUNK] = mean if soft else mean > CUT
     return masks

@@ -118,10 +118,12 @@ def start(
     which: Sequence[int | None],
     seconds: float | None = None,
     tensorboard: bool = False,
+    resumed_as: str = "",
 ) -> None:
     """Train the folds `which` of a new run with the folds `table` (id, fold), each in `seconds` if given.
 
-    `data` is where the tiles were read. Exits with 130 when stopped.
+    `data` is where the tiles were read, `resumed_as` the run that --resume goes on with if that is another. Exits with
+    130 when stopped.
     """
     from kit.training import budget, pseudo
     from kit.training.fold import train_folds
@@ -136,7 +138,7 @@ def start(
     with run.lock():
         runs.write_text(run / "folds.csv", table.to_csv(index=False))
         record(run, runs.RECIPE, recipe, tiles, data, which)
-        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard, learner))
+        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard, learner), resumed_as)
 
 
 def record(run: Run, kind: str, recipe: Recipe, tiles: Tiles, data: Path, which: Sequence[int | None]) -> None:
@@ -172,9 +174,14 @@ def reopen(run: Run, kind: str, args: argparse.Namespace) -> tuple[Recipe, Tiles
 
 
 def go_on(
-    run: Run, recipe: Recipe, tiles: Tiles, which: Sequence[int | None] | None = None, tensorboard: bool = False
+    run: Run,
+    recipe: Recipe,
+    tiles: Tiles,
+    which: Sequence[int | None] | None = None,
+    tensorboard: bool = False,
+    resumed_as: str = "",
 ) -> None:
-    """Train the folds of a run that are not done yet, or those of `which`. Exits with 130 when stopped."""
+    """Train the folds of a run that are not done yet, or those of `which`. Exits with 130 when stopped; see `start`."""
     request = runs.read_json(run / "environment.json")
     table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
     which = request["folds"] if which is None else which
@@ -183,7 +190,7 @@ def go_on(
 
         asked = request["folds"] + [fold for fold in which if fold not in request["folds"]]
         runs.write_json(run / "environment.json", request | {"folds": asked})
-        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard))
+        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard), resumed_as)
 
 
 def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
@@ -208,9 +215,9 @@ def or_exit(train: Callable[[], Trained | None], flags: str) -> Trained:
     return done
 
 
-def _finish(run: Run, train: Callable[[], bool]) -> None:
+def _finish(run: Run, train: Callable[[], bool], resumed_as: str) -> None:
     """Train, and say what there is and what comes next; Ctrl-C at any time leaves a run that can be resumed."""
-    or_exit(train, f"--run {run.name}")
+    or_exit(train, f"--run {resumed_as or run.name}")
     scores = runs.read_json(run / "scores.json")
     if "mean" in scores:
         count = sum("score" in fold for fold in scores["folds"].values())

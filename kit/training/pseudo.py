@@ -110,7 +110,7 @@ def _read(here: Path, tiles: Tiles) -> tuple[pd.DataFrame, np.ndarray, dict[str,
             and bool(((masks >= 0) & (masks <= 1)).all()),
             "weights above 0": bool((np.isfinite(weights) & (weights > 0)).all()),
             "each test tile once": not ids.duplicated().any() and bool(ids.isin(tiles.test_ids).all()),
-            "the tiles seen in source.json": all(isinstance(source.get(key), list) for key in ("models", "seen")),
+            "the models and the tiles they saw in source.json": _names(source, "models", "seen"),
         }
     except (ValueError, OSError, EOFError, KeyError, AttributeError) as error:
         raise InputError(f"{here} is damaged ({error}): label again with pseudo_label.py") from None
@@ -118,6 +118,11 @@ def _read(here: Path, tiles: Tiles) -> tuple[pd.DataFrame, np.ndarray, dict[str,
     if lacking:
         raise InputError(f"{here} does not have {lacking[0]}: label again with pseudo_label.py")
     return table, masks, source
+
+
+def _names(content: dict[str, Any], *keys: str) -> bool:
+    """Whether there is a list of at least one thing under each key: no label is made by nobody, or of nothing seen."""
+    return all(isinstance(content.get(key), list) and content[key] for key in keys)
 
 
 def leaks(seen: Sequence[str], valid_ids: Sequence[str]) -> list[str]:
@@ -155,12 +160,15 @@ def seen_by(run: Run, fold: int | None) -> set[str]:
 
 
 def record_of(run: Run, fold: int | None) -> dict[str, Any]:
-    """fold_K/pseudo.json of a trained fold; nothing where it was trained without pseudo-labels. Raises InputError."""
-    if not recipes.load(str(run / "recipe.toml")).pseudo_run:
-        return {}
+    """fold_K/pseudo.json of a trained fold; nothing where it was trained without pseudo-labels. Raises InputError.
+
+    The file counts whatever the recipe says: a recipe is edited more easily than a training.
+    """
     path = run.fold(fold) / "pseudo.json"
+    if not path.exists() and not recipes.load(str(run / "recipe.toml")).pseudo_run:
+        return {}
     record = read_json(path)
-    if not all(isinstance(record.get(key), list) for key in ("seen", "tiles")):
+    if not _names(record, "seen", "tiles"):
         raise InputError(f"leak: {path} does not say what its labels knew: restore it, or label with another run")
     return record
 

@@ -1,76 +1,22 @@
-"""Labels of test tiles against their definition by brute force, planted leaks that are found, and the whole path."""
+"""Labels of test tiles against their definition by brute force, and planted leaks that are found."""
 
-import json
-import runpy
-import sys
 from dataclasses import replace
-from itertools import combinations, pairwise
-from pathlib import Path
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from kit import recipe as recipes
-from kit.data import demo
-from kit.data.rle import decode_many
 from kit.errors import InputError
 from kit.inference import predict as predicting
-from kit.inference import rounds
 from kit.inference.pseudo import Options, agreement, choose, folds_to_label, label, quotas
 from kit.nets.tta import Prediction
 from kit.runs import Run, read_json, write_json, write_probabilities, write_text
-from kit.scoring.metric import average_precision
-from tests.small import TINY, easy_tiles, tiny_recipe
-from tests.test_scripts import ROOT, succeed
-from tests.test_scripts import run as run_script
+from tests.inference.labelled import CONSTANT, FOLDS, TILES, labels_of, made, some_prob
+from tests.small import tiny_recipe
 
-TILES = easy_tiles(40, 30)
-FOLDS = np.arange(40) % 4
-CONSTANT = 7
-IMAGES = TILES.test_images.copy()
-IMAGES[CONSTANT] = 0
-MASKS = np.arange(101)[None, :, None] >= 101 - 10 * (np.arange(40) % 11)[:, None, None]  # every class of coverage
-TILES = replace(TILES, test_images=IMAGES, masks=np.broadcast_to(MASKS, TILES.masks.shape).copy())
-
-
-def some_prob(seed: int) -> np.ndarray:
-    """Salt at the bottom with a blurred top, high or not: of every class of coverage, sure and unsure."""
-    rng = np.random.default_rng(seed)
-    top = np.linspace(-20, 121, 30)[:, None, None] + rng.normal(0, 2, (30, 1, 101))
-    blur = np.random.default_rng(9).uniform(0.5, 60, (30, 1, 1))
-    return (1 / (1 + np.exp(-(np.arange(101)[None, :, None] - top) / blur))).astype(np.float16)
-
-
-def made(name: str, seed: int = 0, folds: np.ndarray = FOLDS, fold: int = 0, **record) -> Run:
-    """A run whose one fold is trained and predicted; `record` is what its pseudo.json says."""
-    run = Run(f"runs/{name}")
-    settings = ["stages.0.pseudo=mix", "pseudo_run=before"] if record else []
-    write_text(run / "recipe.toml", recipes.dumps(tiny_recipe(*settings)))
-    write_json(run / "environment.json", {"data": ".", "fingerprint": TILES.fingerprint, "folds": [fold]})
-    write_json(run / "scores.json", {"folds": {str(fold): {"weights": "last", "candidates": {"last": 0.5}}}})
-    write_text(run.fold(fold) / "last.safetensors", "")
-    table = pd.DataFrame({"id": TILES.train_ids, "fold": folds})
-    write_text(run / "folds.csv", table.to_csv(index=False))
-    write_text(run.fold(fold) / "valid_ids.csv", table[["id"]][table["fold"] == fold].to_csv(index=False))
-    prob = some_prob(seed)
-    write_probabilities(run.fold(fold) / "test.npy", prob.shape, [prob])
-    write_json(run.fold(fold) / "test.json", {"weights": "last", "tta": "hflip", "data": TILES.fingerprint})
-    if record:
-        write_json(run.fold(fold) / "pseudo.json", {"seen": [], "tiles": []} | record)
-    return run
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def labels_of(run: Run, fold: str = "fold_0") -> tuple[pd.DataFrame, np.ndarray, dict]:
-    here = run / "pseudo" / fold
-    table = pd.read_csv(here / "rows.csv", dtype={"id": str}, index_col="id")
-    return table, np.load(here / "masks.npy"), read_json(here / "source.json")
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -88,7 +34,7 @@ def confidence_of(probs: list[np.ndarray], views: list[np.ndarray] | None = None
 @pytest.mark.parametrize("seeds", [[0], [0, 1], [0, 1, 2]])
 def test_the_confidence_is_that_of_its_formula(seeds):
     runs = [made(f"run{seed}", seed) for seed in seeds]
-    label(runs, TILES, 0, Options(confidence=0.3, most=10_000))
+    label(runs, TILES, [0], Options(confidence=0.3, most=10_000))
     table, masks, source = labels_of(runs[0])
     probs = [some_prob(seed) for seed in seeds]
     expected = np.array([confidence_of([prob[i] for prob in probs]) for i in range(30)])
@@ -103,7 +49,7 @@ def test_the_confidence_is_that_of_its_formula(seeds):
     mean = np.mean(np.stack(probs).astype(np.float64), axis=0)[expected >= 0.3]
     assert masks.dtype == bool
     np.testing.assert_array_equal(masks, mean > 0.5)
-    label(runs, TILES, 0, Options(confidence=0.3, most=10_000, soft=True))
+    label(runs, TILES, [0], Options(confidence=0.3, most=10_000, soft=True))
     soft = labels_of(runs[0])[1]
     assert soft.dtype == np.float16
     np.testing.assert_allclose(soft, mean, atol=1e-3)
@@ -132,7 +78,7 @@ def test_mirrored_views_count_as_models(flips_of, monkeypatch):
 
     monkeypatch.setattr(predicting, "fold_probabilities", views)
     runs = [made(name, int(name[3:])) for name in plain]
-    label(runs, TILES, 0, Options(confidence=0.25, most=10_000, flips=True))
+    label(runs, TILES, [0], Options(confidence=0.25, most=10_000, flips=True))
     table = labels_of(runs[0])[0]
     probs = [some_prob(seed).astype(float) for seed in range(flips_of)]
     for i, name in enumerate(TILES.test_ids):
@@ -146,7 +92,7 @@ def test_mirrored_views_count_as_models(flips_of, monkeypatch):
     assert len(table) > 5
     write_json(runs[0].fold(0) / "test.json", read_json(runs[0].fold(0) / "test.json") | {"tta": "none"})
     with pytest.raises(InputError, match="was not mirrored"):
-        label(runs, TILES, 0, Options(flips=True))
+        label(runs, TILES, [0], Options(flips=True))
 
 
 @pytest.mark.parametrize("most", [1, 10, 37, 1580, 3200])
@@ -178,7 +124,7 @@ def test_quotas_are_those_of_the_tiles_the_fold_trains_on():
     masks[folds != 0, 90:] = True
     tiles = replace(TILES, masks=masks)
     run = made("a", folds=folds)
-    label([run], tiles, 0, Options(confidence=0.01, most=24))
+    label([run], tiles, [0], Options(confidence=0.01, most=24))
     counts = np.bincount(-(-10 * labels_of(run)[1].sum(axis=(1, 2)) // 101**2), minlength=11)
     share = np.bincount(-(-10 * masks[folds != 0].sum(axis=(1, 2)) // 101**2), minlength=11)
     assert share.sum() == 24
@@ -192,13 +138,13 @@ def test_at_most_as_many_as_the_fold_trains_on():
     tiles = replace(TILES, masks=np.zeros_like(TILES.masks))
     empty = np.zeros((30, 101, 101), np.float16)
     write_probabilities(run.fold(0) / "test.npy", empty.shape, [empty])
-    label([run], tiles, 0, Options())
+    label([run], tiles, [0], Options())
     assert len(labels_of(run)[0]) == 29  # all but the constant one, 30 being the bound
 
 
 def test_the_audit_keeps_what_the_models_saw():
     runs = [made("a"), made("b", 1, seen=[TILES.train_ids[1], "of-another-data-set"])]
-    out = label(runs, TILES, 0, Options(confidence=0.3))
+    out = label(runs, TILES, [0], Options(confidence=0.3))
     seen = set(TILES.train_ids[FOLDS != 0]) | {"of-another-data-set"}
     assert set(labels_of(runs[0])[2]["seen"]) == seen
     assert "saw 31 training tiles, none of the 10 validation tiles" in out
@@ -217,16 +163,19 @@ def test_planted_leaks_are_found():
     unknown = made("e", seen=[])
     (unknown / "fold_0/pseudo.json").unlink()
     cases.append(([unknown], "pseudo.json is missing"))
-    for name, said in (("f", {}), ("g", {"seen": 3, "tiles": []}), ("h", [])):
+    for name, said in (("f", {}), ("g", {"seen": 3, "tiles": ["b"]}), ("h", []), ("j", {"seen": [], "tiles": ["b"]})):
         silent = made(name, seen=[])
         write_json(silent / "fold_0/pseudo.json", said)
         cases.append(([silent], "pseudo.json does not"))
+    denied = made("k", seen=[TILES.train_ids[8]])
+    write_text(denied / "recipe.toml", recipes.dumps(tiny_recipe()))  # which names no pseudo_run
+    cases.append(([denied], "leak: runs/k/fold_0 saw 1 of the 10 validation tiles"))
     damaged = made("i")
     write_text(damaged / "fold_0/valid_ids.csv", "")
     cases.append(([damaged], "valid_ids.csv is damaged"))
     for members, words in cases:
         with pytest.raises(InputError, match=words) as caught:
-            label(members, TILES, 0, Options())
+            label(members, TILES, [0], Options())
         assert "\n" not in str(caught.value)
         assert not (members[0] / "pseudo").exists()
 
@@ -234,20 +183,20 @@ def test_planted_leaks_are_found():
 def test_a_leak_is_inherited_through_rounds():
     """b learnt from labels whose makers saw tile 0; c is trained on b's labels, and d on c's: none may label fold 0."""
     b = made("b", folds=(FOLDS + 1) % 4, fold=1, seen=[TILES.train_ids[1]])  # b's fold 1 holds the tiles of a's fold 0
-    label([b], TILES, 1, Options(confidence=0.3))
+    label([b], TILES, [1], Options(confidence=0.3))
     seen = labels_of(b, "fold_1")[2]["seen"]
     c = made("c", seen=seen)
-    label([c], TILES, 0, Options(confidence=0.3))  # no tile of fold 0 is among them: no leak
+    label([c], TILES, [0], Options(confidence=0.3))  # no tile of fold 0 is among them: no leak
     leaky = [*seen, TILES.train_ids[0]]
     d = made("d", seen=leaky)
     with pytest.raises(InputError, match="leak"):
-        label([d], TILES, 0, Options(confidence=0.3))
+        label([d], TILES, [0], Options(confidence=0.3))
 
 
 def test_a_half_is_labelled_by_the_run_that_learnt_from_the_other():
     first, second = TILES.test_ids[:14].tolist(), TILES.test_ids[20:].tolist()
     a, b = made("a", 0, tiles=first), made("b", 1, tiles=second)
-    label([a, b], TILES, 0, Options(confidence=0.3, most=10_000, halves=True))
+    label([a, b], TILES, [0], Options(confidence=0.3, most=10_000, halves=True))
     table, masks, _ = labels_of(a)
     probs = some_prob(0), some_prob(1)
     for mask, (name, row) in zip(masks, table.iterrows(), strict=True):
@@ -260,27 +209,30 @@ def test_a_half_is_labelled_by_the_run_that_learnt_from_the_other():
     assert table["models"].nunique() == 3
     both = made("c", 1, tiles=[*first, *second])
     with pytest.raises(InputError, match=f"every run trained on a label of tile {first[0]}: train one with"):
-        label([a, both], TILES, 0, Options(halves=True))
+        label([a, both], TILES, [0], Options(halves=True))
 
 
 def test_for_a_training_on_every_tile_every_fold_labels():
     a, b = made("a", 0), made("b", 1, fold=2)
     assert folds_to_label([a, b], "none") == [None]
-    label([a, b], TILES, None, Options(confidence=0.3, most=10_000))
+    label([a, b], TILES, [None], Options(confidence=0.3, most=10_000))
     table, _, source = labels_of(a, "fold_none")
     assert source["models"] == ["runs/a/fold_0", "runs/b/fold_2"]
     assert set(source["seen"]) == set(TILES.train_ids)
     assert len(table) > 5
 
 
-def test_what_cannot_be_labelled_is_one_line():
+def test_runs_that_cannot_label():
     a, b = made("a"), made("b", fold=1)
     assert folds_to_label([a], "all") == folds_to_label([a], "0") == [0]
+    whole = made("whole", fold=None)
+    assert folds_to_label([whole], "none") == [None]
     for members, text, words in (
         ([a, b], "all", "not every run has finished a fold"),
         ([a], "1", "not every run has finished fold 1"),
         ([a], "9", "0 to 3"),
         ([a, Run("runs/../runs/a")], "all", "named twice"),
+        ([whole], "all", "^runs/whole trained on every tile and has no fold that validates: give --fold none$"),
     ):
         with pytest.raises(InputError, match=words):
             folds_to_label(members, text)
@@ -290,136 +242,39 @@ def test_what_cannot_be_labelled_is_one_line():
     for wrong in ({"confidence": 0}, {"confidence": 1.1}, {"most": 0}):
         with pytest.raises(InputError, match=f"--{next(iter(wrong))} must be"):
             Options(**wrong)
-    unsure = np.full((30, 101, 101), 0.5)
-    write_probabilities(a.fold(0) / "test.npy", unsure.shape, [unsure])
-    with pytest.raises(InputError, match=r"0 test tiles have a confidence of 0\.9 in fold 0, give"):
-        label([a], TILES, 0, Options())
+    with pytest.raises(InputError, match="--halves: none of the runs was trained on pseudo-labels"):
+        label([a], TILES, [0], Options(halves=True))
+
+
+@pytest.mark.parametrize("fold", [1, None])
+def test_what_cannot_be_labelled_is_one_line_and_no_fold_is_written(fold):
+    """Fold 0 is sound; the other one is not."""
+    made("a")
+    a = made("a", fold=fold)
+    folds, path, name = [0, fold], a.fold(fold) / "test.npy", "none" if fold is None else fold
+    unsure, half = np.full((30, 101, 101), 0.5), np.zeros((30, 101, 101))
+    half[:, 60:] = 0.5
     broken = some_prob(0)
     broken[3, 0, 0] = np.nan
-    path = a.fold(0) / "test.npy"
+    again = rf"has 0\.59: python scripts/pseudo_label.py a{' --fold none' * (fold is None)} --confidence 0\.5$"
     for content, words in (
-        (broken, "no probability"),
+        (unsure, rf"0 test tiles have a confidence of 0\.9 in fold {name}, the surest has 0\.00: train longer$"),
+        (half, again),
+        (broken, f"runs/a/fold_{name}/test.npy, id {TILES.test_ids[3]}: not a probability .*predict.py a, or train"),
         (broken[:5], r"\(5, 101, 101\)\) does not fit"),
+        (b"cut", "damaged"),
         (None, "predict.py a"),
     ):
-        path.unlink() if content is None else write_probabilities(path, content.shape, [content])
-        with pytest.raises(InputError, match=words):
-            label([a], TILES, 0, Options())
+        if content is None:
+            path.unlink()
+        elif isinstance(content, bytes):
+            path.write_bytes(path.read_bytes()[:-7])
+        else:
+            write_probabilities(path, content.shape, [content])
+        with pytest.raises(InputError, match=words) as caught:
+            label([a], TILES, folds, Options())
+        assert "\n" not in str(caught.value)
     other = made("c")
     with pytest.raises(InputError, match="predicts other tiles"):
-        label([other], replace(TILES, fingerprint="x"), 0, Options())
+        label([other], replace(TILES, fingerprint="x"), [0], Options())
     assert not list(Run("runs").path.rglob("rows.csv"))
-
-
-def test_the_gain_of_a_round_is_on_the_tiles_that_both_have():
-    rng = np.random.default_rng(0)
-    runs = [made("a"), made("b")]
-    probs = [
-        np.where(rng.random((40, 1, 1)) < share, TILES.masks, ~TILES.masks).astype(np.float16) for share in (0.3, 1)
-    ]
-    order = rng.permutation(40)[:35]
-    for run, prob, rows in zip(runs, probs, (np.arange(40), order), strict=True):
-        write_probabilities(run / "oof.npy", prob[rows].shape, [prob[rows]])
-        write_text(run / "oof_ids.csv", pd.DataFrame({"id": TILES.train_ids[rows]}).to_csv(index=False))
-    found = rounds.gain(*runs, TILES)
-    each = [average_precision(prob[order] > 0.5, TILES.masks[order]) for prob in probs]
-    assert found["before"] == pytest.approx(each[0].mean(), abs=1e-5)
-    assert found["after"] == 1
-    assert found["gain"] == pytest.approx(1 - each[0].mean(), abs=2e-5)
-    half_width = 1.96 * (each[1] - each[0]).std() / 35**0.5  # the normal approximation of the same interval
-    assert found["high"] - found["low"] == pytest.approx(2 * half_width, rel=0.2)
-    (runs[0] / "oof.npy").unlink()
-    assert rounds.gain(*runs, TILES) == {}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "data"
-    demo.write(path, n_train=40, n_test=20, seed=3)
-    return path
-
-
-TRAIN = ("train.py", "--recipe", str(TINY), "--epochs", "2")
-MIX = ("--set", "stages.0.pseudo=mix", "--set", "stages.1.pseudo=only")
-
-
-def answers(data: Path) -> tuple[list[str], np.ndarray]:
-    """The ids and true masks of the test tiles."""
-    table = pd.read_csv(data / "demo_answers.csv", dtype=str, keep_default_na=False)
-    return table["id"].tolist(), decode_many(table["rle_mask"].tolist(), (101, 101))
-
-
-@pytest.mark.slow
-def test_from_a_run_to_labels_to_a_run(home, data):
-    """A net of two epochs is sure of nothing, so the truth takes the place of its predictions."""
-    where = ("--data", str(data))
-    succeed(*TRAIN, *where, "--fold", "0,1", "--run", "a", cwd=home)
-    code, _, err = run_script("pseudo_label.py", "a", cwd=home)
-    assert (code, err.count("\n"), "predict.py a" in err) == (2, 1, True)
-    succeed("predict.py", "a", cwd=home)
-    ids, truth = answers(data)
-    for fold in (0, 1):
-        write_probabilities(home / f"runs/a/fold_{fold}/test.npy", truth.shape, [truth])
-    out = succeed("pseudo_label.py", "a", cwd=home)
-    assert out.count("audit: its models saw 30 training tiles, none of the 10 validation tiles") == 2
-    assert "--set pseudo_run=a" in out
-    table, masks, _ = labels_of(Run(home / "runs/a"), "fold_1")
-    assert len(table) > 5
-    np.testing.assert_array_equal(masks, truth[[ids.index(name) for name in table.index]])
-
-    out = succeed(*TRAIN, *MIX, *where, "--set", "pseudo_run=latest", "--fold", "1", "--run", "b", cwd=home)
-    assert f"30 tiles and {len(table)} pseudo-labelled ones to train on" in out
-    assert 'pseudo_run = "runs/a"' in (home / "runs/b/recipe.toml").read_text()
-    assert read_json(home / "runs/b/fold_1/pseudo.json")["models"] == ["runs/a/fold_1"]
-    for settings, words in (
-        (["pseudo_run=a", "seed=5"], "leak: "),
-        (["pseudo_run=nowhere"], "no run 'nowhere'"),
-        (["pseudo_run=a", "pseudo_half=first"], "runs/a/pseudo/fold_3 has no labels"),
-    ):
-        given = [part for setting in settings for part in ("--set", setting)]
-        code, out, err = run_script(*TRAIN, *MIX, *where, *given, "--fold", "1,3", "--run", "c", cwd=home)
-        assert (code, err.splitlines()[-1].startswith(f"error: {words}")) == (2, True)
-        assert not (home / "runs/c").exists()
-
-
-@pytest.mark.slow
-def test_rounds_in_one_command_go_on_where_they_were_cut(home, data, monkeypatch):
-    """In this process, so that it can be cut; the truth takes the place of predictions, which come from one epoch."""
-    arguments = ["--data", str(data), "--epochs", "1", "--fold", "0", "--run", "a", "--set", "iterate=2", *MIX]
-    trained, again, predict = [], rounds.command.start, predicting.predict
-
-    def predict_well(run, *args):
-        predict(run, *args)
-        truth = answers(data)[1]
-        write_probabilities(run.fold(0) / "test.npy", truth.shape, [truth])
-
-    def cut_in_the_second_round(run, *args):
-        if run.name == "a-round2":
-            raise KeyboardInterrupt
-        trained.append(run.name)
-        again(run, *args)
-
-    def train(*flags: str) -> None:
-        monkeypatch.setattr("sys.argv", [str(ROOT / "scripts" / "train.py"), *flags])
-        runpy.run_path(sys.argv[0])["main"]()
-
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.setattr(predicting, "predict", predict_well)
-    with monkeypatch.context() as patch:
-        patch.setattr(rounds.command, "start", cut_in_the_second_round)
-        with pytest.raises(KeyboardInterrupt):
-            train("--recipe", str(TINY), *arguments)
-    assert trained == ["a", "a-round1"]
-    assert len(json.loads((home / "runs/a/rounds.json").read_text())) == 1
-    before = (home / "runs/a-round1/fold_0/last.safetensors").stat().st_mtime_ns
-    train("--run", "a", "--resume")
-    assert (home / "runs/a-round1/fold_0/last.safetensors").stat().st_mtime_ns == before
-    rows = read_json(home / "runs/a/rounds.json")
-    assert [row["run"] for row in rows] == ["runs/a-round1", "runs/a-round2"]
-    assert [row["labels_of"] for row in rows] == ["runs/a", "runs/a-round1"]
-    scores = [read_json(home / f"runs/{name}/scores.json")["mean"] for name in ("a", "a-round1", "a-round2")]
-    for row, (old, new) in zip(rows, pairwise(scores), strict=True):
-        assert (row["before"], row["after"]) == (old, new)
-    assert set(read_json(home / "runs/a-round2/fold_0/pseudo.json")["models"]) == {"runs/a-round1/fold_0"}
-    folds = [(home / f"runs/{name}/folds.csv").read_text() for name in ("a", "a-round1", "a-round2")]
-    assert folds[0] == folds[1] == folds[2]
