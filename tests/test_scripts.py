@@ -72,6 +72,7 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
     assert re.search(r"^baseline +\S+", out, re.M)
 
 
+@pytest.mark.slow  # processes
 @pytest.mark.parametrize(
     ("command", "words"),
     [

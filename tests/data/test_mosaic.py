@@ -27,6 +27,7 @@ def score(truth, placed):
     return np.isin(np.flatnonzero(has_neighbour), placed["tile"]).mean(), right / total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "style"),
     [
@@ -54,6 +55,7 @@ def test_sections_of_any_noise_and_dip_are_put_together(seed, style):
     assert placed["confidence"].between(mosaic.FLOOR, 1).all()
 
 
+@pytest.mark.slow
 def test_tiles_that_lie_alone_stay_alone():
     images, _, _ = stretched(lone(np.random.default_rng(9), 150)[0])
     assert len(mosaic.solve(images)) <= 5

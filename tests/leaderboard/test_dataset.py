@@ -6,6 +6,8 @@ from kit.errors import RefusedError, UnreachableError
 from kit.leaderboard import dataset
 from kit.leaderboard.client import Client
 
+pytestmark = pytest.mark.slow  # processes that talk to a server
+
 REF = "tester/salt-kit"
 
 

@@ -12,6 +12,8 @@ from kit.leaderboard import kernel
 from kit.leaderboard.client import Client
 from kit.leaderboard.kernel import Kernel
 
+pytestmark = pytest.mark.slow  # processes that talk to a server
+
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "scripts" / "kernel.py"
 REF = "tester/salt-kit-kernel"

@@ -17,6 +17,8 @@ from kit.runs import Run
 from tests.data import small
 from tests.leaderboard import kaggle_folder, quick
 
+pytestmark = pytest.mark.slow  # processes that talk to a server
+
 ROOT = Path(__file__).parents[2]
 WHEEL = package.wheel()[0]
 

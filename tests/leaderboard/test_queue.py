@@ -5,6 +5,8 @@ import pytest
 from tests.leaderboard import quick, user
 from tests.leaderboard.server import until
 
+pytestmark = pytest.mark.slow  # processes that talk to a server
+
 SCORES = {"a": 0.80, "b": 0.83, "c": 0.82}
 
 

@@ -7,6 +7,8 @@ from kit.leaderboard import client, sending
 from kit.leaderboard.client import Client
 from kit.leaderboard.ledger import Ledger
 
+pytestmark = pytest.mark.slow  # processes that talk to a server
+
 
 @pytest.fixture
 def sent(kaggle, tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from tests.leaderboard import user
 from tests.leaderboard.user import ledger_of, submit
 
+pytestmark = pytest.mark.slow  # processes that talk to a server
+
 
 @pytest.fixture
 def home(tmp_path, kaggle):

@@ -11,6 +11,8 @@ from tests.leaderboard import quick, user
 from tests.leaderboard.server import KEY, until
 from tests.leaderboard.user import ledger_of, submit
 
+pytestmark = pytest.mark.slow  # processes that talk to a server
+
 RULES = "https://www.kaggle.com/c/tgs-salt-identification-challenge/rules"
 
 

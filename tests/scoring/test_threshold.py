@@ -49,6 +49,7 @@ class TestPlantedShift:
         assert len(tuning.by_fold) == 5
         assert all(abs(threshold - cut) <= 0.0201 for threshold, _ in tuning.by_fold.values())
 
+    @pytest.mark.slow
     def test_is_found_through_noise_as_well_as_a_large_sample_knows_it(self):
         prob, true = predictions(4000, 0.35, noise=0.4, seed=1)
         grid = np.arange(0.2, 0.5, 0.02)
@@ -113,6 +114,7 @@ class TestNesting:
         changed = np.where((FIVE == 2)[:, None, None], other, prob)
         assert tune(changed, true, FIVE).by_fold[2] == tune(prob, true, FIVE).by_fold[2]
 
+    @pytest.mark.slow
     def test_the_score_is_not_optimistic_on_noise(self):
         """Predictions of other tiles: every choice is luck. What each choice is worth is known from 2,000 tiles."""
         prob, true = predictions(2000, 0.5, noise=1.0, seed=4)

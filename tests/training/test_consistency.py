@@ -125,6 +125,7 @@ def test_the_teacher_is_the_average_of_the_weights_after_each_step(tmp_path, mon
     assert teachers[0]["level"] == 1  # before the first step the net itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [TEACHER, PAIR], ids=lambda stage: stage.consistency)
 def test_unlabelled_tiles_of_other_brightness_teach_what_the_labelled_ones_cannot(tmp_path, stage):
     """Planted: a grey level tells salt as well as a difference in the labelled tiles; in the others it does not."""

@@ -47,6 +47,7 @@ def kind_of_curve(curve):
     return min(errors, key=errors.get) if min(errors.values()) < 1 else ("unexplained", 0.0)
 
 
+@pytest.mark.slow
 def test_half_of_the_tiles_get_another_brightness_factor_or_gamma():
     found = [kind_of_curve(curve) for curve in level_curves("heng")]
     by_kind = {kind: np.array([value for name, value in found if name == kind]) for kind, _ in found}
