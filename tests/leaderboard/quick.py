@@ -7,6 +7,7 @@ QUICK_CLOCK: days by which the clock is wrong.
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 import time
@@ -61,6 +62,7 @@ def _become(command, cwd, environment, texts):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell are born deaf to it
     tempfile.tempdir = None  # it was remembered from another environment
     for path, stream in zip(texts, (sys.stdout, sys.stderr), strict=True):
         with open(path, "w") as file:
