@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from kit.errors import InputError, RefusedError, UnreachableError
+from kit.leaderboard.credentials import warn_exposed
 
 TIMEOUT = (10, 60)  # seconds: to connect, and between two parts of an answer
 TRIES = 5
@@ -162,6 +163,12 @@ class Client:
                 method: Callable[..., Any] = getattr(service, name)
                 return method
         raise AttributeError(f"the kaggle client has no {name}")
+
+
+def log_in() -> Client:
+    """A Client, after a warning for each key that others can read. Raises as Client does."""
+    warn_exposed()
+    return Client()
 
 
 @contextlib.contextmanager

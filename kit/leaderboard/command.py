@@ -9,8 +9,7 @@ from kit import cli, runs
 from kit.data import placement, tiles
 from kit.errors import InputError, RefusedError
 from kit.leaderboard import sending, submission, waiting_list
-from kit.leaderboard.client import Client
-from kit.leaderboard.credentials import warn_exposed
+from kit.leaderboard.client import Client, log_in
 from kit.leaderboard.ledger import Ledger, Record
 from kit.leaderboard.sending import Parcel
 from kit.scoring.decide import decision_of, masks_of_test
@@ -37,7 +36,9 @@ def submit(args: argparse.Namespace) -> None:
         print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
         outcome(client, ledger, done, args.wait)
         return
-    parcels = [_parcel(what, args) for what in args.what] if args.what else [_kernel(args)]
+    parcels = [_parcel(what, args) for what in args.what]
+    if args.kernel:
+        parcels = [sending.of_kernel(args.kernel, args.version, args.message)]
     if args.dry_run:
         return
     for parcel in parcels:  # all before the first costs a slot
@@ -52,15 +53,6 @@ def submit(args: argparse.Namespace) -> None:
         print(remark)
     sent = [send(client, ledger, parcel) for parcel in parcels]
     outcome(client, ledger, sent, args.wait)
-
-
-def log_in() -> Client:
-    warn_exposed()
-    return Client()
-
-
-def _kernel(args: argparse.Namespace) -> Parcel:
-    return sending.of_kernel(args.kernel, args.version, args.message)
 
 
 def _parcel(what: str, args: argparse.Namespace) -> Parcel:

@@ -24,6 +24,7 @@ from kit.leaderboard import submission
 from kit.recipe import Recipe
 from kit.runs import Run, read_json
 from kit.scoring.decide import masks_of_test, tune_run
+from kit.training import command
 
 RUN_NAME = "kernel"  # of the run that is trained, under working/runs
 RESERVE = 0.05  # of the time limit: reading, deciding, writing, and a machine that is slower later than at first
@@ -107,9 +108,7 @@ def _unpack(package: Path, data: Path, scratch: Path) -> Run:
 
 def _recipe(args: argparse.Namespace, inputs: Path) -> Recipe:
     """The recipe to train, its encoder weights those of an input, or of the hub, or random."""
-    recipe = recipes.load(args.recipe or "baseline", args.set)
-    if args.arch:
-        recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
+    recipe = command.named_recipe(args)
     if not recipe.net.pretrained or not recipe.net.encoder:
         return recipe
     pattern = args.weights or f"encoder-{recipe.net.encoder}-*"
@@ -129,7 +128,7 @@ def _recipe(args: argparse.Namespace, inputs: Path) -> Recipe:
 
 def _train(recipe: Recipe, fold: str, data: Path, loaded: Tiles, places: pd.DataFrame | None, deadline: float) -> Run:
     """Train into working/runs/kernel: the recipe's epochs, or as many as leave the time to predict."""
-    from kit.training import budget, command
+    from kit.training import budget
     from kit.training.learner import make_folds, make_learner
 
     which = command.folds_of(fold, recipe.data.folds)

@@ -71,6 +71,10 @@ class Ledger:
     def record(self, tag: str) -> Record:
         return next(record for record in self.records() if record.tag == tag)
 
+    def of(self, content: str) -> list[Record]:
+        """The submissions of one content, in the order of their first lines."""
+        return [record for record in self.records() if record.content == content]
+
     def add(self, tag: str, state: str, **facts: Any) -> Record:
         """Add a line, safe on the disk before this returns, and return the record that it makes."""
         line = {"tag": tag, "state": state, "time": datetime.now(UTC).isoformat(timespec="seconds"), **facts}

@@ -11,8 +11,7 @@ from kit.data.archive import ZIP_ERRORS
 from kit.data.competition import TGS
 from kit.errors import InputError, UnreachableError
 from kit.leaderboard import transfer
-from kit.leaderboard.client import Client
-from kit.leaderboard.credentials import warn_exposed
+from kit.leaderboard.client import Client, log_in
 
 ROOM = 3  # times the download's size: the zip, the cache of its arrays, and air
 
@@ -23,8 +22,7 @@ def download(data: Path) -> None:
     What a cut has left is gone on with. Size, MD5 and the checksum of every file in it are held against what came; a
     zip that is there already is only checked. Raises InputError, RefusedError, UnreachableError.
     """
-    warn_exposed()
-    client = Client()
+    client = log_in()
     sizes = _listed(client)
     data.mkdir(parents=True, exist_ok=True)
     with runs.exclusive(data / ".download.lock"):

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kit import cli, runs
-from kit import recipe as recipes
 from kit.data.competition import TGS
 from kit.errors import InputError, RefusedError
 from kit.leaderboard import command, dataset, kernel, package, sending, submission
-from kit.leaderboard.client import Client
+from kit.leaderboard.client import Client, log_in
 from kit.leaderboard.kernel import Kernel
 from kit.leaderboard.ledger import Ledger
 from kit.leaderboard.submission import Sample
 from kit.recipe import Recipe
 from kit.runs import Run
-from kit.training.command import folds_of
+from kit.training.command import folds_of, named_recipe
 
 BUILD = Path("build") / "kernel"  # what would be sent, for anybody to look at; ignored by git
 KIT, ENCODER, RUN = "Salt kit", "Salt kit encoder", "Salt kit run"  # titles of the datasets
@@ -46,7 +45,7 @@ def push_kernel(args: argparse.Namespace, template: Path) -> None:
     """
     sample, parts = _sample(args), _parts(args)
     text = kernel.script(template, parts.arguments, parts.wheel, parts.embedded)
-    kaggle = None if args.dry_run else command.log_in()
+    kaggle = None if args.dry_run else log_in()
     owner = _owner(args.init, kaggle)
     pushed = Kernel(owner, text, parts.refs(owner), not args.no_gpu, args.internet)
     if not args.init:
@@ -108,9 +107,7 @@ def _add_recipe(parts: Parts, args: argparse.Namespace) -> None:
     """A kernel that trains, with encoder weights where a file of them is given."""
     if args.recipe and args.recipe.endswith(".toml"):
         raise InputError(f"{args.recipe} is not on Kaggle: put it into kit/recipes and name it without .toml")
-    recipe = recipes.load(args.recipe or "baseline", args.set)
-    if args.arch:
-        recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
+    recipe = named_recipe(args)
     if recipe.iterate or recipe.pseudo_run:
         raise InputError("a kernel trains without pseudo-labels: leave out iterate and pseudo_run")
     folds_of(args.fold or "0", recipe.data.folds)

@@ -72,16 +72,15 @@ def check(client: Client, count: int, kernel: bool = False) -> str:
 
 def refuse_known(ledger: Ledger, parcel: Parcel, states: tuple[str, ...] = TAKEN) -> None:
     """Raises InputError, with the score, where the ledger has this content in one of the states."""
-    for record in ledger.records():
-        if record.content == parcel.content and record.state in states:
+    for record in ledger.of(parcel.content):
+        if record.state in states:
             raise InputError(f"the same content was submitted as {record.in_words()} ({record.what}): submit another"
                              if record.state in TAKEN else f"the same content is {record.state} already")  # fmt: skip
 
 
 def cut_off(ledger: Ledger, parcel: Parcel) -> bool:
     """Whether sending this content began before and never came to an end, so that Kaggle may have it."""
-    states = [record.state for record in ledger.records() if record.content == parcel.content]
-    return states[-1:] == ["intent"]
+    return [record.state for record in ledger.of(parcel.content)][-1:] == ["intent"]
 
 
 def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
@@ -92,7 +91,7 @@ def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
     """
     with ledger.sending():
         refuse_known(ledger, parcel)
-        earlier = [record for record in ledger.records() if record.content == parcel.content]
+        earlier = ledger.of(parcel.content)
         going_on = earlier[-1].tag if earlier and earlier[-1].state in OPEN else None
         theirs = [row for row in listed(client) if _tag_of(row).startswith(_tag(parcel, ""))]
         for row in theirs:

@@ -13,7 +13,7 @@ def put(ledger: Ledger, parcel: Parcel) -> Record:
     """Queue a submission; nothing is asked of Kaggle. Raises InputError where its content is known already."""
     with ledger.sending():
         refuse_known(ledger, parcel, (*TAKEN, *OPEN))
-        earlier = [record.tag for record in ledger.records() if record.content == parcel.content]
+        earlier = [record.tag for record in ledger.of(parcel.content)]
         return ledger.add(new_tag(parcel, earlier), "queued", competition=TGS.slug, **parcel.facts(), queued=True)
 
 

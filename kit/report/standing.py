@@ -7,8 +7,7 @@ import pandas as pd
 
 from kit.errors import InputError, RefusedError, UnreachableError
 from kit.leaderboard import sending
-from kit.leaderboard.client import Client
-from kit.leaderboard.credentials import warn_exposed
+from kit.leaderboard.client import log_in
 from kit.leaderboard.ledger import Ledger, Record
 from kit.report import figures
 
@@ -25,8 +24,7 @@ def show() -> None:
     ledger = Ledger()
     trouble: Exception | None = None
     try:
-        warn_exposed()
-        sending.refresh(Client(), ledger)
+        sending.refresh(log_in(), ledger)
     except (InputError, RefusedError, UnreachableError) as error:
         trouble = error
     records = sorted(ledger.records(), key=lambda record: record.date or record.time)

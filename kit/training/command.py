@@ -40,11 +40,15 @@ RECIPE_FLAGS = (
 )
 
 
+def named_recipe(args: argparse.Namespace) -> Recipe:
+    """What --recipe, --set and --arch name. Raises InputError for bad keys and values."""
+    recipe = recipes.load(args.recipe or "baseline", args.set)
+    return replace(recipe, net=replace(recipe.net, encoder=args.arch)) if args.arch else recipe
+
+
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe that the flags of scripts/train.py describe. Raises InputError for bad keys and values."""
-    recipe = recipes.load(args.recipe or "baseline", args.set)
-    if args.arch:
-        recipe = replace(recipe, net=replace(recipe.net, encoder=args.arch))
+    recipe = named_recipe(args)
     if args.no_pretrained:
         recipe = recipe.from_scratch()
     if args.weights:

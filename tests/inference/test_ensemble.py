@@ -31,12 +31,6 @@ def some_test(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((10, 101, 101)).astype(np.float16)
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def made(name: str, oof: np.ndarray | None, test: np.ndarray, rows: np.ndarray | None = None) -> Run:
     """A run directory as training and prediction leave it, `oof` being that of the training tiles `rows`."""
     run = Run(f"runs/{name}")

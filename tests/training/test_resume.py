@@ -73,6 +73,18 @@ def train(path, recipe, callback=None) -> Run:
     return run
 
 
+def killed_and_resumed(path, recipe, step: int, event: str) -> Run:
+    with pytest.raises(Killed):
+        train(path, recipe, KillAt(step, event))
+    return train(path, recipe)
+
+
+def stopped_and_resumed(path, recipe, step: int) -> Run:
+    run = train(path, recipe, ask_at(step))
+    assert not (run / "scores.json").exists()
+    return train(run.path, recipe)
+
+
 def weights(run: Run) -> dict[str, torch.Tensor]:
     files = {path.relative_to(run.path): load_file(path) for path in run.path.rglob("*.safetensors")}
     return {f"{path}: {key}": tensor for path, tensors in files.items() for key, tensor in tensors.items()}
@@ -106,9 +118,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(reference,
     [(0, "before_batch"), (5, "after_step"), (7, "after_step"), (11, "before_batch"), (16, "after_step")],
 )
 def test_killed_anywhere_it_ends_where_it_would_have(reference, tmp_path, step, event):
-    with pytest.raises(Killed):
-        train(tmp_path / "run", tiny_recipe(), KillAt(step, event))
-    assert_equal(train(tmp_path / "run", tiny_recipe()), reference)
+    assert_equal(killed_and_resumed(tmp_path / "run", tiny_recipe(), step, event), reference)
 
 
 # EMA in every stage; gradients normalised, an early end, RMSprop; cosine cycles that end in mid-epoch, with snapshots
@@ -145,16 +155,12 @@ def test_every_part_of_the_varied_training_was_there(varied):
     ("step", "event"), [(3, "after_step"), (16, "before_batch"), (20, "after_step"), (25, "after_step")]
 )
 def test_killed_in_averages_and_snapshots_it_ends_where_it_would_have(varied, tmp_path, step, event):
-    with pytest.raises(Killed):
-        train(tmp_path / "run", VARIED, KillAt(step, event))
-    assert_equal(train(tmp_path / "run", VARIED), varied)
+    assert_equal(killed_and_resumed(tmp_path / "run", VARIED, step, event), varied)
 
 
 @pytest.mark.parametrize("step", [4, 13, 27])
 def test_asked_to_stop_in_averages_and_snapshots_it_goes_on(varied, tmp_path, step):
-    run = train(tmp_path / "run", VARIED, ask_at(step))
-    assert not (run / "scores.json").exists()
-    assert_equal(train(run.path, VARIED), varied)
+    assert_equal(stopped_and_resumed(tmp_path / "run", VARIED, step), varied)
 
 
 # a mean teacher; two nets; these go on with their optimiser, an average and snapshots; dropout and random padding
@@ -178,16 +184,13 @@ def on_unlabelled(tmp_path_factory):
     ("step", "event"), [(5, "after_step"), (8, "before_batch"), (13, "after_step"), (21, "after_step")]
 )
 def test_killed_while_unlabelled_tiles_teach_it_ends_where_it_would_have(on_unlabelled, tmp_path, step, event):
-    with pytest.raises(Killed):
-        train(tmp_path / "run", ON_UNLABELLED, KillAt(step, event))
-    assert_equal(train(tmp_path / "run", ON_UNLABELLED), on_unlabelled)
+    assert_equal(killed_and_resumed(tmp_path / "run", ON_UNLABELLED, step, event), on_unlabelled)
 
 
 @pytest.mark.parametrize("step", [3, 10, 18])
 def test_asked_to_stop_while_unlabelled_tiles_teach_it_goes_on(on_unlabelled, tmp_path, step):
-    run = train(tmp_path / "run", ON_UNLABELLED, ask_at(step))
-    assert not (run / "scores.json").exists()
-    assert_equal(train(run.path, ON_UNLABELLED), on_unlabelled)
+    run = stopped_and_resumed(tmp_path / "run", ON_UNLABELLED, step)
+    assert_equal(run, on_unlabelled)
     histories = [pd.read_csv(each.fold(0) / "history.csv").drop(columns="seconds") for each in (run, on_unlabelled)]
     pd.testing.assert_frame_equal(*histories)
     assert histories[0]["consistency"].notna().all()
