@@ -112,6 +112,7 @@ def test_refusals_are_one_line_and_leave_nothing(command, words, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_jigsaw_is_written_beside_the_cache_and_folds_by_mosaic_find_it(home):
     code, _, err = run(*TRAIN, "--set", "data.folds_by=mosaic", cwd=home)
     assert (code, "make it with scripts/mosaic.py" in err) == (2, True)

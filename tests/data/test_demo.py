@@ -119,6 +119,7 @@ def test_same_seed_same_bytes(folder, tmp_path):
     assert not set(digest(tmp_path / "a").values()) & set(digest(tmp_path / "c").values())
 
 
+@pytest.mark.slow
 def test_two_writers_at_once_leave_one_whole_set(tmp_path):
     demo.write(tmp_path / "alone", 12, 6, seed=3)
     with multiprocessing.get_context("spawn").Pool(2) as pool:

@@ -112,6 +112,7 @@ def test_a_vote_is_the_majority_of_the_runs_own_masks(home, count):
     assert result.score == pytest.approx(mean_average_precision(np.load(run / "oof.npy") > 0.5, TILES.masks))
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_a_run_like_any_other(home):
     run, _ = together(made("a", noisy(0.9, 0), some_test(0)), made("b", noisy(0.9, 1), some_test(1)))
     assert runs.find_run("both").path == run.path

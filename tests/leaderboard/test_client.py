@@ -9,6 +9,7 @@ from kit.leaderboard.client import Client
 from tests.leaderboard.server import KEY, USER
 
 LIMITS = {"competitionName": TGS.slug}
+HANG = pytest.param({"hang": 5}, marks=pytest.mark.slow)  # waits for the client to give up
 
 
 def limits():
@@ -51,8 +52,9 @@ def test_a_no_is_final_and_in_kaggles_words(kaggle, fault, words):
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 503}, {"status": 408}, {"cut": True}, {"hang": 5},
-                                   {"body": b"<html>"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault", [{"status": 500}, {"status": 503}, {"status": 408}, {"cut": True}, {"body": b"<html>"}, HANG]
+)
 def test_trouble_passes(kaggle, fault):
     kaggle.plant("GetSubmissionLimits", **fault)
     assert limits().num_allowed_now == 5
@@ -158,7 +160,7 @@ class Counter:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("fault", [{"cut": True}, {"status": 500}, {"hang": 5}, {"body": b"torn {"}])
+@pytest.mark.parametrize("fault", [{"cut": True}, {"status": 500}, {"body": b"torn {"}, HANG])
 @pytest.mark.parametrize("committed", [True, False])
 def test_once_is_once(kaggle, fault, committed):
     kaggle.plant("CreateSubmission", **fault, committed=committed)

@@ -36,6 +36,7 @@ def prepare(folder, *arguments, **variables):
     return quick.run("prepare.py", *arguments, cwd=folder, **variables)
 
 
+@pytest.mark.slow
 def test_from_nothing_to_cached_tiles(whole, tmp_path):
     code, out, err = prepare(tmp_path, "--download")
     assert code == 0, err
