@@ -14,6 +14,7 @@ from kit.data import placement
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.report import figures, mosaics
+from kit.report.figures import style
 from kit.runs import Run, write_json, write_probabilities, write_text
 from tests.data.jigsaw import puzzle
 
@@ -104,7 +105,7 @@ def test_a_run_draws_its_masks_too_and_old_pictures_go(tmp_path, run, monkeypatc
     squares = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
     known = sum(TRUTH.number[:N_TRAIN] == 0)
     assert squares == {"known mask": known, "predicted by corner": 15}
-    colours = [to_rgba(colour) for colour in (figures.BLUE, figures.ORANGE)]
+    colours = [to_rgba(colour) for colour in (style.BLUE, style.ORANGE)]
     outlines = {tuple(drawn.get_edgecolor()[0]): drawn for drawn in axes.collections}
     assert list(outlines) == colours
     corners = outlines[colours[1]].get_paths()[0].vertices  # of every tile the upper left quarter

@@ -1,0 +1,38 @@
+"""What all figures share: colours, sizes, and how a figure is written.
+
+Figures are made without pyplot, so that no global state is touched; a notebook shows one that a cell returns.
+"""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kit.runs import atomic_path
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; marks differ in shape as well
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
+MARKS = tuple(zip((BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), "osD^vX", strict=True))
+
+
+def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 5.4)) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, labelled; `size` in inches."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel(x, fontsize=11)
+    axes.set_ylabel(y, fontsize=11)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def legend(figure: Figure, columns: int = 2) -> None:
+    """What the colours and marks mean, below the axes, where it hides nothing."""
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+
+
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a figure atomically, in the format that the suffix names."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
