@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from kit import runs
@@ -37,7 +38,7 @@ def put_together(data: Path, tiles: Tiles, run: Run | None = None) -> None:
     table = placed[[*placement.COLUMNS, "confidence"]]
     drawn = {"known mask": dict(zip(tiles.train_ids, tiles.masks, strict=True))}
     if run:
-        drawn[f"predicted by {run.name}"] = _predicted(run, tiles, table)
+        drawn[f"predicted by {run.name}"] = predicted(run, tiles, table)
     written = [placement.write(data, table)]
     print(_tiers_in_words(tiers))
     print(_placed_in_words(placed, len(ids)))
@@ -49,7 +50,7 @@ def put_together(data: Path, tiles: Tiles, run: Run | None = None) -> None:
         print(f"written: {path}")
 
 
-def _predicted(run: Run, tiles: Tiles, table: pd.DataFrame) -> Masks:
+def predicted(run: Run, tiles: Tiles, table: pd.DataFrame) -> Masks:
     """The run's masks of the placed tiles: test tiles under its decision, training tiles out of fold."""
     decide.check_tiles(run, tiles)
     masks: Masks = {}
@@ -146,16 +147,33 @@ def _draw(folder: Path, images: np.ndarray, placed: pd.DataFrame, drawn: dict[st
         return []
     gain, offset = levels(images, placed)
     print(_levels_in_words(images, placed, gain, offset))
-    rows_of = {number: rows for number, rows in placed.groupby("mosaic").indices.items() if len(rows) >= LARGE}
-    for number, rows in tqdm(rows_of.items(), desc="drawing mosaics", disable=None):
-        own = placed.iloc[rows]
-        stack = images[own["tile"]] * gain[rows, None, None] + offset[rows, None, None]
-        blank = np.zeros(images.shape[1:], bool)
-        masks = {
-            label: (own["id"].isin(known).to_numpy(), np.array([known.get(name, blank) for name in own["id"]]))
-            for label, known in drawn.items()
-        }
-        title = f"Mosaic {number}: {len(own)} tiles, {masks['known mask'][0].sum()} of them for training"
-        figure = figures.mosaic(stack, own["row"].to_numpy(), own["col"].to_numpy(), masks, title)
-        figures.save(figure, folder / f"mosaic_{number:03}.png")
-    return [folder] if rows_of else []
+    stack = images[placed["tile"]] * gain[:, None, None] + offset[:, None, None]
+    wanted = large(placed)
+    for number in tqdm(wanted, desc="drawing mosaics", disable=None):
+        own = (placed["mosaic"] == number).to_numpy()
+        figures.save(picture(number, stack[own], placed[own], drawn), folder / f"mosaic_{number:03}.png")
+    return [folder] if len(wanted) else []
+
+
+def large(placed: pd.DataFrame) -> np.ndarray:
+    """The numbers of the mosaics that are worth a picture, the largest first."""
+    sizes = placed["mosaic"].value_counts(sort=False).sort_index()
+    return sizes.index[sizes >= LARGE].to_numpy()
+
+
+def picture(
+    number: int, stack: np.ndarray, own: pd.DataFrame, drawn: dict[str, Masks], claims: pd.DataFrame | None = None
+) -> Figure:
+    """One mosaic: its tiles (n, H, W) float with seamless levels, their placement, the masks to outline, and marks
+    where mosaic rules speak of a tile (`mosaic_rules.claims`).
+    """
+    blank = np.zeros(stack.shape[1:], bool)
+    masks = {
+        label: (own["id"].isin(known).to_numpy(), np.array([known.get(name, blank) for name in own["id"]]))
+        for label, known in drawn.items()
+    }
+    marks = {} if claims is None else {
+        str(rule): own["id"].isin(spoken).to_numpy() for rule, spoken in claims.groupby("rule")["target"]
+    }  # fmt: skip
+    title = f"Mosaic {number}: {len(own)} tiles, {masks['known mask'][0].sum()} of them for training"
+    return figures.mosaic(stack, own["row"].to_numpy(), own["col"].to_numpy(), masks, title, marks)

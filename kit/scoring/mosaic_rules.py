@@ -67,6 +67,11 @@ def propose(rule: str, source: np.ndarray) -> np.ndarray:
     return np.broadcast_to(source[0 if rule == UP else -1], source.shape)
 
 
+def weakest_first(rules: Sequence[str]) -> list[str]:
+    """Where two rules speak of one tile, the first of NAMES has the last word."""
+    return [name for name in reversed(NAMES) if name in rules]
+
+
 def _kinds(masks: np.ndarray) -> np.ndarray:
     """What each mask (n, H, W) can be the source of, (n,) str: a rule that goes down, "empty" or "other"."""
     alike, bottom = masks == masks[:, -1:], masks[:, -1]

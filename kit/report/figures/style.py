@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from kit.runs import atomic_path
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; marks differ in shape as well
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
+BLUE, ORANGE, YELLOW, GREY = "#0072B2", "#D55E00", "#F0E442", "#555555"
 MARKS = tuple(zip((BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), "osD^vX", strict=True))
 
 
