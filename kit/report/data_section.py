@@ -41,7 +41,7 @@ def _random_tiles(tiles: Tiles) -> Plate:
     strips = []
     for part in np.array_split(rows, -(-len(rows) // 5)):
         images, masks = tiles.train_images[part], tiles.masks[part]
-        strips += [Row("image", images, None, tiles.train_ids[part])]
+        strips += [Row("image", images, None, tiles.train_ids[part].tolist())]
         strips += [Row("with salt", images, masks, _labels(tiles, part))]
     return Plate("random-tiles", "What do tiles look like?", figures.tile_rows(strips),
                  f"{len(rows)} training tiles drawn at random, each above itself with its salt.")  # fmt: skip
@@ -76,7 +76,7 @@ def _kinds(tiles: Tiles) -> Plate | None:
     return Plate("kinds", "Which masks are unlike others?", figures.tile_rows(strips),
                  "Vertical: all rows alike, the side of a body of salt. Cap: salt all along the last row; what lies "
                  "beneath is labelled empty. Tiny: at most 100 pixels, where one pixel decides several thresholds; "
-                 "a ring leads to them.")  # fmt: skip
+                 "an arrow points at them.")  # fmt: skip
 
 
 def _positions(tiles: Tiles) -> Plate | None:
@@ -105,7 +105,7 @@ def _depths(tiles: Tiles) -> list[Plate]:
         plates += [Plate("depths", "Do training and test tiles come from the same depths?",
                          figures.depth_distributions(train, test))]  # fmt: skip
     if not np.isnan(train).all():
-        empty = ~tiles.masks.any(axis=(1, 2))
+        empty = np.logical_not(tiles.masks.any(axis=(1, 2)))
         plates += [Plate("empty-by-depth", "Does the depth tell whether a tile is empty?",
                          figures.empty_by_depth(train, empty),
                          "Each group has as many tiles; its bars span its depths and Wilson's interval.")]  # fmt: skip
@@ -118,9 +118,10 @@ def _exposure(tiles: Tiles, table: pd.DataFrame | None) -> Table | None:
     shares = mosaics.exposure(mosaics.deal(tiles, table)[0], tiles, table)
     for name in ("neighbour", "mosaic"):
         shares[name] = shares[name].map("{:.1%}".format)
-    shares.columns = pd.Index(["tiles", "with a neighbour in training", "with any tile of their mosaic in training"])
+    shares.columns = pd.Index(["tiles", "next to a training tile", "in a mosaic with a training tile"])
     return Table("exposure", "How much do validation tiles resemble what was trained on?", shares,
-                 "Folds exposed as the test tiles are estimate the leaderboard, those by mosaic new ground.")  # fmt: skip
+                 "Folds whose tiles are as near to training tiles as the test tiles are estimate the leaderboard, "
+                 "those by mosaic new ground.")  # fmt: skip
 
 
 def _strip(tiles: Tiles, name: str, which: np.ndarray) -> Row:

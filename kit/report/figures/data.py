@@ -19,7 +19,7 @@ def coverage_histogram(coverage: np.ndarray) -> Figure:
         f"; half of the others have more than {np.median(salt):.0%} salt" if len(salt) else ""
     )
     figure, axes = chart(title, "Salt, % of the tile", "Tiles")
-    axes.hist(100 * salt, bins=np.arange(0, 101, 2.5), color=BLUE, edgecolor="white", linewidth=0.5,
+    axes.hist(100 * salt, bins=np.arange(0, 101, 2.5).tolist(), color=BLUE, edgecolor="white", linewidth=0.5,
               label="tiles with salt")  # fmt: skip
     axes.bar(-7, empty, width=5, color=GREY, hatch="//", edgecolor="white", label="empty tiles")
     axes.set_xticks([-7, *range(0, 101, 10)], labels=["empty", *range(0, 101, 10)])
@@ -30,8 +30,9 @@ def coverage_histogram(coverage: np.ndarray) -> Figure:
 def coverage_classes(classes: np.ndarray) -> Figure:
     """How many tiles each of the 11 classes (n,) of folds.coverage_class has, counts written on the bars."""
     counts = np.bincount(classes, minlength=len(CLASSES))
-    figure, axes = chart("Classes of coverage, by which folds are dealt", "Class: tenths of the tile that are salt, rounded up",
-                         "Tiles")  # fmt: skip
+    largest = 1 + int(counts[1:].argmax())
+    title = f"Empty: {counts[0]:,} tiles; the largest class with salt is {largest}, {counts[largest]:,} tiles"
+    figure, axes = chart(title, "Class: tenths of the tile that are salt, rounded up", "Tiles")
     bars = axes.bar(CLASSES, counts, color=[GREY, *[BLUE] * 10])
     axes.bar_label(bars, [f"{count:,}\n{count / len(classes):.1%}" for count in counts], fontsize=9, padding=2)
     axes.set_xticks(CLASSES, labels=["0\nempty", *CLASSES[1:]])
@@ -95,7 +96,7 @@ def empty_by_depth(depth: np.ndarray, empty: np.ndarray) -> Figure:
 
 
 def mask_positions(masks: np.ndarray) -> Figure:
-    """Where in the tile salt lies: for each pixel the share of masks (n, H, W) bool that hold it, empty ones left out."""
+    """Where in the tile salt lies: the share of masks (n, H, W) bool that hold each pixel, empty masks left out."""
     salt = masks[masks.any(axis=(1, 2))]
     share = 100 * salt.mean(axis=0)
     title = f"Each place is salt in {share.min():.0f} to {share.max():.0f} % of the {len(salt):,} tiles with salt"

@@ -42,7 +42,7 @@ def metric_explained(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, nam
     areas = {"intersection": (shared, GREEN), "missed": (int((truth & ~pred).sum()), BLUE)}
     areas["wrongly added"] = (int((pred & ~truth).sum()), ORANGE)
     axes.legend(
-        handles=[Patch(color=colour, alpha=0.6, label=f"{what}, {area:,} px") for what, (area, colour) in areas.items()],
+        handles=[Patch(color=each, alpha=0.6, label=f"{what}, {area:,} px") for what, (area, each) in areas.items()],
         loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=9, frameon=False,
     )  # fmt: skip
     _thresholds(figure.add_subplot(grid[1, :]), shared / union, hits)
@@ -80,13 +80,19 @@ def net_input(tile: np.ndarray, channels: np.ndarray, names: Sequence[str], corn
     for axes, channel, name in zip(others, channels, names, strict=True):
         drawn = axes.imshow(channel, cmap="gray")
         axes.set_title(f"{name}, {len(channel)} x {len(channel)} px", fontsize=11)
-        axes.add_patch(Rectangle((corner - 0.5, corner - 0.5), side, side, fill=False, color=ORANGE, linewidth=1.5))
+        if side < len(channel):
+            axes.add_patch(Rectangle((corner - 0.5, corner - 0.5), side, side, fill=False, color=ORANGE, linewidth=1.5))
         figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.9)
     for axes in (first, *others):
         bare(axes)
+    if side < channels.shape[-1]:
+        _explain_frame(figure)
+    return figure
+
+
+def _explain_frame(figure: Figure) -> None:
     figure.legend(
         handles=[Line2D([], [], color=ORANGE, marker="s", markerfacecolor="none", linestyle="none", markersize=11,
                         label="where the tile lies: only there is the prediction used")],
         loc="outside lower center", frameon=False, fontsize=10,
     )  # fmt: skip
-    return figure

@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Patch
+from matplotlib.patches import Patch
 
 from kit.report.figures.style import BLUE, ORANGE
 
 SIDE = 1.55  # inches of a tile
-RINGED = 100  # pixels: smaller masks are hard to see
+SMALL = 100  # pixels: smaller masks are hard to see
 
 
 class Row(NamedTuple):
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 def tile_rows(rows: Sequence[Row]) -> Figure:
-    """Tiles in rows, each label below its tile, salt tinted and outlined; a ring leads to small masks.
+    """Tiles in rows, each label below its tile, salt tinted and outlined; an arrow points at small masks.
 
     Each row has at least one tile.
     """
@@ -61,20 +61,21 @@ def picture(axes: Axes, image: np.ndarray) -> None:
 
 
 def salt(axes: Axes, mask: np.ndarray, colour: str) -> None:
-    """Tint a mask (H, W) bool, outline it, and where it is small put a ring around it."""
+    """Tint a mask (H, W) bool, outline it, and where it is small point at it."""
     tint = np.zeros((*mask.shape, 4))
     tint[mask] = to_rgba(colour, 0.4)
     axes.imshow(tint)
     if mask.any() and not mask.all():
         axes.contour(mask, levels=[0.5], colors=colour, linewidths=1.2)
-    axes.autoscale(enable=False)  # a ring may reach beyond the tile
-    if 0 < mask.sum() <= RINGED:
-        centre, radius = _ring(mask)
-        axes.add_patch(Circle(centre, radius, fill=False, color=ORANGE, linewidth=1.2))
+    if 0 < mask.sum() <= SMALL:
+        _point_at(axes, mask)
 
 
-def _ring(mask: np.ndarray) -> tuple[tuple[float, float], float]:
-    """The centre (x, y) and the radius of a circle around the salt, in pixels."""
-    y, x = np.nonzero(mask)
-    centre = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
-    return centre, 9 + float(np.hypot(x - centre[0], y - centre[1]).max())
+def _point_at(axes: Axes, mask: np.ndarray) -> None:
+    """An arrow from the side of the tile's middle, so that it lies within the tile."""
+    at = np.argwhere(mask).mean(axis=0)[::-1]
+    inward = (np.array(mask.shape[::-1]) - 1) / 2 - at
+    length = np.hypot(*inward)
+    inward = inward / length if length > 1 else np.array([0.0, -1.0])
+    style = {"arrowstyle": "-|>", "color": ORANGE, "linewidth": 1.8, "mutation_scale": 14}
+    axes.annotate("", at + 4 * inward, at + 30 * inward, arrowprops=style)
