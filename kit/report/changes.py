@@ -1,4 +1,4 @@
-"""What each part of a run's decision changed: its out-of-fold masks step by step, from threshold 0.5 to the last rule."""
+"""What each part of a run's decision changed: out-of-fold masks step by step, from threshold 0.5 to the last rule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -78,17 +78,38 @@ def _write_folds(path: Path, tiles: Tiles, table: pd.DataFrame) -> list[Path]:
     path.unlink(missing_ok=True)  # those of an earlier placement
     if not table["id"].isin(tiles.train_ids).any():
         return []
-    kinds = {}
-    for by in folds.KINDS:
-        try:
-            kinds[by] = folds.make(tiles, N_FOLDS, by, placement=table)
-        except InputError as error:  # few tiles, no depths: the placement is good all the same
-            print(f"left out: {error}")
-    print(_exposure_in_words(kinds, tiles, table))
+    kinds, refused = deal(tiles, table)
+    for reason in refused:
+        print(f"left out: {reason}")
+    print(_exposure_in_words(exposure(kinds, tiles, table)))
     if "mosaic" not in kinds:
         return []
     runs.write_text(path, kinds["mosaic"].to_csv(index=False))
     return [path]
+
+
+def deal(tiles: Tiles, table: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Folds (id, fold) of each kind that these tiles can have, and why there are no others: few tiles, no depths."""
+    kinds, refused = {}, []
+    for by in folds.KINDS:
+        try:
+            kinds[by] = folds.make(tiles, N_FOLDS, by, placement=table)
+        except InputError as error:
+            refused.append(str(error))
+    return kinds, refused
+
+
+def exposure(kinds: dict[str, pd.DataFrame], tiles: Tiles, table: pd.DataFrame) -> pd.DataFrame:
+    """How near to what is trained on the tiles of each kind of folds lie, and those of the test set.
+
+    Columns: tiles (what they are, text), neighbour and mosaic (shares, see folds.exposure).
+    """
+    rows = {f"{N_FOLDS} folds by {by}": folds.exposure(dealt, table).iloc[-1] for by, dealt in kinds.items()}
+    split = pd.DataFrame({"id": np.r_[tiles.train_ids, tiles.test_ids]})
+    split["fold"] = np.repeat([0, 1], [len(tiles.train_ids), len(tiles.test_ids)])
+    rows["the test tiles"] = folds.exposure(split, table).iloc[1]
+    shares = [(name, float(row["neighbour"]), float(row["mosaic"])) for name, row in rows.items()]
+    return pd.DataFrame(shares, columns=["tiles", "neighbour", "mosaic"])
 
 
 def _tiers_in_words(tiers: pd.DataFrame) -> str:
@@ -120,14 +141,9 @@ def _truth_in_words(path: Path, table: pd.DataFrame) -> str:
             f"{right:.2%} of the pairs in one mosaic as they truly lie")  # fmt: skip
 
 
-def _exposure_in_words(kinds: dict[str, pd.DataFrame], tiles: Tiles, table: pd.DataFrame) -> str:
-    """For each kind of folds the shares of tiles near to those trained on, and the same of the test set."""
+def _exposure_in_words(shares: pd.DataFrame) -> str:
     lines = [f"{'exposed to what is trained on':<32}by a neighbour  by any tile of the mosaic"]
-    rows = {f"{N_FOLDS} folds by {by}": folds.exposure(dealt, table).iloc[-1] for by, dealt in kinds.items()}
-    split = pd.DataFrame({"id": np.r_[tiles.train_ids, tiles.test_ids]})
-    split["fold"] = np.repeat([0, 1], [len(tiles.train_ids), len(tiles.test_ids)])
-    rows["the test tiles"] = folds.exposure(split, table).iloc[1]
-    lines += [f"{name:<32}{row['neighbour']:>14.1%}{row['mosaic']:>27.1%}" for name, row in rows.items()]
+    lines += [f"{row.tiles:<32}{row.neighbour:>14.1%}{row.mosaic:>27.1%}" for row in shares.itertuples()]
     return "\n".join(
         [*lines, "folds exposed as the test tiles are estimate the leaderboard, those by mosaic new ground"]
     )

@@ -125,10 +125,15 @@ def test_a_failure_leaves_the_earlier_report_as_it_was(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"report", ".report.lock"}
 
 
-@pytest.mark.parametrize(
-    "sections", [[section(), section()], [Section("a", "A", [Table("../x", "?", pd.DataFrame())])]]
-)
-def test_a_part_needs_a_name_of_its_own(tmp_path, sections):
-    with pytest.raises(ValueError, match="name"):
-        page.write(tmp_path / "report", "A run", sections)
+def test_a_part_needs_a_name_of_its_own(tmp_path):
+    with pytest.raises(ValueError, match="share a name"):
+        page.write(tmp_path / "report", "A run", [section(), section()])
     assert not (tmp_path / "report").exists()
+
+
+def test_files_are_called_after_their_part_whatever_it_is_called(tmp_path):
+    figure, _ = chart("Title", "Steps", "Loss")
+    path = page.write(tmp_path / "report", "A run", [Section("a", "A", [Plate("../a b#c%?.1-loss", "How?", figure)])])
+    (link,) = [link for link in Reader(path).references() if link.endswith(".svg")]
+    assert (path.parent / link).is_file()
+    assert len(list((path.parent / "figures").iterdir())) == 2

@@ -1,8 +1,35 @@
 """Figures for scripts, the report and notebooks: from arrays and tables to a matplotlib Figure each."""
 
 from kit.report.figures.comparison import foretold, score_against_speed
+from kit.report.figures.data import (
+    class_against_coverage,
+    coverage_classes,
+    coverage_histogram,
+    depth_distributions,
+    empty_by_depth,
+    mask_positions,
+)
+from kit.report.figures.explained import metric_explained, net_input
 from kit.report.figures.pictures import mosaic, restoration
 from kit.report.figures.style import save
+from kit.report.figures.tiles import Row, tile_rows
 from kit.report.figures.tuning import score_against_threshold
 
-__all__ = ["foretold", "mosaic", "restoration", "save", "score_against_speed", "score_against_threshold"]
+__all__ = [
+    "Row",
+    "class_against_coverage",
+    "coverage_classes",
+    "coverage_histogram",
+    "depth_distributions",
+    "empty_by_depth",
+    "foretold",
+    "mask_positions",
+    "metric_explained",
+    "mosaic",
+    "net_input",
+    "restoration",
+    "save",
+    "score_against_speed",
+    "score_against_threshold",
+    "tile_rows",
+]

@@ -50,8 +50,10 @@ def mosaic(
         axes.plot(cols[has] * width + 5 + 8 * number, rows[has] * height + 5, "s", color=colour, markersize=4,
                   linestyle="none", label=label)  # fmt: skip
     for number, (rule, has) in enumerate((marks or {}).items()):
-        axes.plot(cols[has] * width + 8 + 12 * number, (rows[has] + 1) * height - 9, linestyle="none", label=f"rule {rule}",
-                  marker=_SIGNS[rule], color=YELLOW, markersize=7, markeredgecolor="black", markeredgewidth=0.7)  # fmt: skip
+        axes.plot(
+            cols[has] * width + 8 + 12 * number, (rows[has] + 1) * height - 9, _SIGNS[rule], color=YELLOW,
+            markersize=7, markeredgecolor="black", markeredgewidth=0.7, linestyle="none", label=f"rule {rule}",
+        )  # fmt: skip
     axes.set_xticks((np.arange(cols.max() + 1) + 0.5) * width, labels=np.arange(cols.max() + 1))
     axes.set_yticks((np.arange(rows.max() + 1) + 0.5) * height, labels=np.arange(rows.max() + 1))
     axes.set_title(title, loc="left", fontsize=12)
