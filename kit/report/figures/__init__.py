@@ -13,6 +13,7 @@ from kit.report.figures.explained import metric_explained, net_input
 from kit.report.figures.pictures import mosaic, restoration
 from kit.report.figures.style import save
 from kit.report.figures.tiles import Row, tile_rows
+from kit.report.figures.training import learning_rates, loss_against_rate, losses, scores, scores_of_runs
 from kit.report.figures.tuning import score_against_threshold
 
 __all__ = [
@@ -23,6 +24,9 @@ __all__ = [
     "depth_distributions",
     "empty_by_depth",
     "foretold",
+    "learning_rates",
+    "loss_against_rate",
+    "losses",
     "mask_positions",
     "metric_explained",
     "mosaic",
@@ -31,5 +35,7 @@ __all__ = [
     "save",
     "score_against_speed",
     "score_against_threshold",
+    "scores",
+    "scores_of_runs",
     "tile_rows",
 ]
