@@ -56,9 +56,9 @@ def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
     if last:
         near = decide.neighbours_of(run, tiles, decision, placement)
         for rule in last:
-            after = near.replaced(masks, ids, [rule])
+            after = near.replaced(masks, list(ids), [rule])
             changes += _put(rule, after, masks, scores, tiles.masks[rows], 0)
-    table = pd.DataFrame(changes, columns=COLUMNS)
+    table = pd.DataFrame(changes, columns=COLUMNS).astype({"tile": int, "before": float, "after": float})
     table["rule"] = pd.Categorical(table["rule"], [*(name for name, _ in parts), *last])
     return Judged(ids.to_numpy(str), rows, prob, masks, scores, table)
 

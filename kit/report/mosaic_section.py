@@ -28,11 +28,11 @@ def section(tiles: Tiles, placement: pd.DataFrame | None, run: Run | None) -> Se
         drawn[f"predicted by {run.name}"] = mosaics.predicted(run, tiles, placement)
     claims = mosaic_rules.claims(placement, tiles.train_ids, tiles.masks)
     gain, offset = levels(images, placed)
-    parts = []
+    parts: list[Plate] = []
     for number in mosaics.large(placed)[:SHOWN]:
         own = (placed["mosaic"] == number).to_numpy()
         stack = images[placed["tile"][own]] * gain[own, None, None] + offset[own, None, None]
         figure = mosaics.picture(number, stack, placed[own], drawn, claims)
         question = f"Does the salt of mosaic {number} go on from tile to tile?"
-        parts.append(Plate(f"mosaic-{number:03}", question, figure, NOTE))
+        parts.append(Plate(f"mosaic-{number:03}", question, figure, "" if parts else NOTE))
     return Section("mosaics", "Mosaics", parts)

@@ -188,8 +188,9 @@ def picture(
         label: (own["id"].isin(known).to_numpy(), np.array([known.get(name, blank) for name in own["id"]]))
         for label, known in drawn.items()
     }
-    marks = {} if claims is None else {
-        str(rule): own["id"].isin(spoken).to_numpy() for rule, spoken in claims.groupby("rule")["target"]
-    }  # fmt: skip
+    marks = {}
+    if claims is not None:
+        own_claims = claims[claims["target"].isin(own["id"])]
+        marks = {str(rule): own["id"].isin(spoken).to_numpy() for rule, spoken in own_claims.groupby("rule")["target"]}
     title = f"Mosaic {number}: {len(own)} tiles, {masks['known mask'][0].sum()} of them for training"
     return figures.mosaic(stack, own["row"].to_numpy(), own["col"].to_numpy(), masks, title, marks)

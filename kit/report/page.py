@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
-from PIL import Image
 
 from kit import runs
 from kit.report import figures, sprites
 from kit.report.plates import Gallery, Plate, Section, Table
 
 _PAGE = Path(__file__).with_suffix("")  # the folder of the template, the style and the script
+_CSS_INCH = 96  # pixels, so that 11 points are the size they say
 _ROUNDED = {"coverage": 6, "predicted": 6, "score": 2, "iou": 4, "uncertainty": 4, "depth": 1}  # decimals
 
 
@@ -82,8 +82,8 @@ def _part(part: Plate | Table | Gallery, folder: Path) -> dict[str, Any]:
 def _plate(figure: Figure, path: Path) -> dict[str, Any]:
     for suffix in ("svg", "png"):
         figures.save(figure, f"{path}.{suffix}")
-    with Image.open(f"{path}.png") as picture:
-        return {"width": picture.width, "height": picture.height}
+    width, height = (round(inches * _CSS_INCH) for inches in figure.get_size_inches())
+    return {"width": width, "height": height}
 
 
 def _table(frame: pd.DataFrame) -> dict[str, Any]:
@@ -122,4 +122,4 @@ def _gallery(gallery: Gallery, folder: Path) -> dict[str, Any]:
 
 def _columns(facts: pd.DataFrame) -> dict[str, list]:
     """The columns as plain lists, null for what is not known: JSON has no NaN."""
-    return {name: column.astype(object).where(column.notna(), None).tolist() for name, column in facts.items()}
+    return {str(name): column.astype(object).where(column.notna(), None).tolist() for name, column in facts.items()}

@@ -87,7 +87,7 @@ def test_markup_in_names_stays_text(tmp_path, tiles_section):
 def test_figures_have_their_size_and_say_what_they_show(tmp_path):
     read = Reader(page.write(tmp_path / "report", "A run", [section()]))
     ((_, image),) = [tag for tag in read.tags if tag[0] == "img"]
-    assert (image["width"], image["height"], image["loading"], image["alt"]) == ("960", "648", "lazy", "How? So.")
+    assert (image["width"], image["height"], image["loading"], image["alt"]) == ("768", "518", "lazy", "How? So.")
 
 
 def test_cells_are_as_people_read_them(tmp_path):
