@@ -6,7 +6,7 @@ from scipy.special import xlogy
 
 from kit.data import folds
 from kit.data.tiles import Tiles
-from kit.report import changes
+from kit.report import changes, measures
 from kit.report.changes import COLUMNS, Judged
 from kit.report.plates import Gallery, Section, Table
 from kit.runs import Run
@@ -26,7 +26,8 @@ def of_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Section:
         fold=decide.folds_of(run, pd.Series(judged.ids)),
         predicted=judged.masks.mean(axis=(1, 2)),
         score=judged.scores,
-        **overlap(judged.masks, tiles.masks[judged.rows]),
+        iou=measures.iou(judged.masks, tiles.masks[judged.rows]),
+        wrong=np.count_nonzero(judged.masks != tiles.masks[judged.rows], axis=(1, 2)),
         uncertainty=entropy(judged.prob),
     )
     order = worst_first(table)
@@ -61,12 +62,6 @@ def facts(tiles: Tiles, rows: np.ndarray) -> pd.DataFrame:
         "class": folds.coverage_class(masks),
         "depth": tiles.train_depth[rows].astype(float),
     })  # fmt: skip
-
-
-def overlap(masks: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
-    """Of masks and true, (n, H, W) bool each: iou (n,), 1 where both are empty, and wrong (n,), pixels that differ."""
-    shared, union = ((one).sum(axis=(1, 2)) for one in (masks & true, masks | true))
-    return {"iou": np.where(union > 0, shared / np.maximum(union, 1), 1.0), "wrong": union - shared}
 
 
 def entropy(prob: np.ndarray) -> np.ndarray:

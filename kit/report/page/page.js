@@ -138,7 +138,7 @@
     const panel = (className, names, ...title) =>
       make("figure", {}, make("span", { className }, ...names.map((name) => layer(name, place))), make("figcaption", {}, ...title));
     const swatch = (name) => make("span", { className: `swatch ${name}` });
-    const panels = [panel("art", Object.keys(sheets), `With the layers chosen (keys ${Object.keys(sheets).map((name) => LAYERS[name] ?? "").join(" ").trim()})`)];
+    const panels = [panel("art", Object.keys(sheets), `With the layers chosen (keys ${Object.keys(LAYERS).filter((name) => sheets[name]).map((name) => LAYERS[name]).join(", ")})`)];
     if (sheets.mask) {
       panels.push(panel("art fixed", ["image", "truth", "mask"], swatch("truth"), " truth, ", swatch("mask"), " predicted mask"),
         panel("art fixed", ["probability"], "Probability of salt: 0 ", swatch("probability"), " 1"));
