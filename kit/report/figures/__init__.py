@@ -11,9 +11,11 @@ from kit.report.figures.data import (
 )
 from kit.report.figures.explained import metric_explained, net_input
 from kit.report.figures.pictures import mosaic, restoration
-from kit.report.figures.style import save
+from kit.report.figures.style import save, show_in_notebooks
 from kit.report.figures.tiles import Row, tile_rows
 from kit.report.figures.tuning import score_against_threshold
+
+show_in_notebooks()
 
 __all__ = [
     "Row",
