@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kit.data import placement
 from kit.data.tiles import Tiles, load
+from kit.errors import InputError
 from kit.report import (
     data_section,
     gallery,
@@ -24,15 +25,18 @@ from kit.scoring import decide
 def write(runs: list[Run], data: Path) -> Path:
     """Write the report of runs, into the first one's folder, or without a run that of the data; returns the page.
 
-    Raises InputError where the first run was trained on other tiles than those of the folder `data`, and where a file
-    is damaged; nothing is then written.
+    Raises InputError where the first run was trained on other tiles than those of the folder `data`, where two runs
+    share a name, and where a file is damaged; nothing is then written.
     """
     tiles = load(data)
     if not runs:
         name = data.resolve().name
         return page.write(Path("reports") / name, f"Data: {name}", of_data(tiles, data))
     decide.check_tiles(runs[0], tiles)
-    return page.write(runs[0] / "report", ", ".join(run.name for run in runs), of_runs(runs, tiles, data))
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise InputError(f"two of the runs {', '.join(names)} have one name: give each once, or rename a folder")
+    return page.write(runs[0] / "report", ", ".join(names), of_runs(runs, tiles, data))
 
 
 def of_runs(runs: list[Run], tiles: Tiles, data: Path) -> Iterator[Section]:

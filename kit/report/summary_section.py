@@ -33,8 +33,9 @@ def _scores(run: Run) -> pd.DataFrame:
     record = read_json(run / "scores.json") if (run / "scores.json").exists() else {"folds": {}}
     columns = {"score": "score", "weights": "weights", "epochs": "epochs", "seconds": "seconds"}
     rows = [[run.name, fold, *map(entry.get, columns)] for fold, entry in record["folds"].items()]
-    if len(rows) > 1 and "mean" in record:
-        rows.append([run.name, f"mean (deviation {record['std']:.4f})", record["mean"], "", "", ""])
+    if len(rows) != 1 and "mean" in record:  # an ensemble has no folds of its own
+        spread = f"mean, deviation {record['std']:.4f}" if "std" in record else "all"
+        rows.append([run.name, spread, record["mean"], "", None, None])
     return pd.DataFrame(rows, columns=["run", "fold", *columns])
 
 

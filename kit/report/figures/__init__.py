@@ -12,11 +12,13 @@ from kit.report.figures.data import (
 from kit.report.figures.explained import metric_explained, net_input
 from kit.report.figures.pictures import mosaic, restoration
 from kit.report.figures.result import boundary_error, empty_confusion, iou_histogram, score_by_group
-from kit.report.figures.style import save
+from kit.report.figures.style import save, show_in_notebooks
 from kit.report.figures.tiles import Row, tile_rows
 from kit.report.figures.training import learning_rates, loss_against_rate, losses, scores, scores_of_runs
 from kit.report.figures.trust import agreement, calibration, train_beside_valid, worst
 from kit.report.figures.tuning import score_against_threshold
+
+show_in_notebooks()
 
 __all__ = [
     "Row",
