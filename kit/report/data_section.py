@@ -33,7 +33,7 @@ def section(tiles: Tiles, data: Path) -> Section:
         *_depths(tiles),
         _exposure(tiles, placement.read(data)),
     ]
-    return Section("data", "The data", [part for part in parts if part])
+    return Section("data", "Data", [part for part in parts if part])
 
 
 def _random_tiles(tiles: Tiles) -> Plate:

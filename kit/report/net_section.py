@@ -36,7 +36,7 @@ def section(run: Run, tiles: Tiles) -> Section:
     if not (run / "ensemble.json").exists():
         recipe = recipes.load(str(run / "recipe.toml"))
         parts += _of_net(recipe, tiles, found[0] if found else _half_covered(tiles))
-    return Section("net", "The score and the net", parts)
+    return Section("net", "Score and net", parts)
 
 
 def _instructive(run: Run, tiles: Tiles) -> tuple[int, np.ndarray] | None:

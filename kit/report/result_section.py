@@ -39,7 +39,7 @@ def section(run: Run, tiles: Tiles, data: Path) -> Section:
         parts += _trust(run, held)
         parts += _beside_training(run, tiles, held)
     parts += _agreement(run, tiles)
-    return Section(f"result-{run.name}", f"The result of {run.name}", parts)
+    return Section("result", "Result", parts)
 
 
 @dataclass(frozen=True)

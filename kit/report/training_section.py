@@ -32,7 +32,7 @@ def section(runs: Sequence[Run]) -> Section:
         parts += _side_by_side(runs)
     for run in runs:
         parts += _course(run, f"{run.name}: " if len(runs) > 1 else "")
-    return Section("training", "The training", parts)
+    return Section("training", "Training", parts)
 
 
 def _course(run: Run, prefix: str) -> Iterator[Plate]:
