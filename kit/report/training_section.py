@@ -40,6 +40,7 @@ def _course(run: Run, prefix: str) -> Iterator[Plate]:
     own = histories(run)
     if own:
         recipe, by_name = _recipe_of(run), {f"fold {_name(fold)}": table for fold, table in own.items()}
+        _check_stages(run, recipe, own)
         yield Plate(f"{run.name}-loss", f"{prefix}Does the loss still fall, and does it fall on unseen tiles too?",
                     figures.losses(by_name), f"A panel for each loss. {RUNNING}")  # fmt: skip
         yield Plate(f"{run.name}-score", f"{prefix}How good was it after each epoch?", figures.scores(by_name), RUNNING)
@@ -49,6 +50,15 @@ def _course(run: Run, prefix: str) -> Iterator[Plate]:
         figure = figures.loss_against_rate(curve, _recipe_of(run).stages[0].lr)
         yield Plate(f"{run.name}-lr-find", f"{prefix}Which learning rate suits it?", figure,
                     "The suggestion lies half way down the longest fall of the loss.")  # fmt: skip
+
+
+def _check_stages(run: Run, recipe: Recipe, own: dict[int | None, pd.DataFrame]) -> None:
+    for fold, table in own.items():
+        if not table["stage"].isin(range(len(recipe.stages))).all():
+            raise InputError(
+                f"{run.fold(fold) / 'history.csv'} has a stage {table['stage'].max() + 1} that {run / 'recipe.toml'} "
+                "does not have: restore one of them"
+            )
 
 
 def _rates(run: Run, recipe: Recipe, own: dict[int | None, pd.DataFrame], prefix: str) -> Plate:
