@@ -11,7 +11,6 @@ from kit.report import result_section
 from kit.report.plates import Table
 from kit.report.result_section import Held, section
 from kit.runs import Run, write_json, write_text
-from kit.scoring import decide
 from kit.scoring.decision import Decision
 from tests.report.drawn import words
 from tests.small import easy_tiles, tiny_recipe
@@ -48,14 +47,14 @@ def test_masks_are_those_of_the_decision(tmp_path):
     """At 0.5 all is right; at 0.2 every pixel is salt, so the empty tiles score nothing."""
     run = folder(tmp_path)
     assert "costs 0.000" in words(parts(run)["empty"].figure)
-    decide.Decision(0.2).to_json(run / "decision.json")
+    Decision(0.2).to_json(run / "decision.json")
     empty = (~TILES.masks.any(axis=(1, 2))).mean()
     found = parts(run)
     assert f"costs {empty:.3f}" in words(found["empty"].figure)
     assert found["kinds"].note.startswith("Threshold 0.20.")
 
 
-def test_mosaic_rules_are_applied_where_their_placement_is_there(tmp_path, monkeypatch):
+def test_mosaic_rules_are_applied_where_their_placement_is_there(tmp_path, monkeypatch, capsys):
     run = folder(tmp_path)
     masks = np.zeros_like(TILES.masks)
     masks[0, :, :50] = True  # vertical, and so is the tile below it, of which the net sees nothing
@@ -66,6 +65,7 @@ def test_mosaic_rules_are_applied_where_their_placement_is_there(tmp_path, monke
     places = pd.DataFrame({"id": tiles.train_ids[:2], "mosaic": 0, "row": [0, 1], "col": 0})
     Decision(rules=("vertical-down",), placement=placement.digest(places)).to_json(run / "decision.json")
     assert not Held.of(run, tiles, run.path).masks.any()
+    assert "left out: mosaic rules" in capsys.readouterr().out
     monkeypatch.setattr(result_section.placement, "read", lambda data: places)
     held = Held.of(run, tiles, run.path)
     np.testing.assert_array_equal(held.masks[1], masks[1])
