@@ -52,11 +52,13 @@ def test_several_runs_stand_side_by_side_with_the_keys_that_differ(run, tmp_path
     assert rows.columns.tolist() == ["one", "two", "three", "both"]
     assert rows.loc["score out of fold", "both"] == "0.8500"
     assert rows.loc["folds"].tolist() == ["2", "1", "1", ""]
-    assert rows.loc["net.stem"].tolist() == ["own", "no-pool", "own", "own"]
+    assert rows.loc["ensemble"].tolist() == ["", "", "", "mean of a, b"]
+    assert rows.loc["net.stem"].tolist() == ["own", "no-pool", "own", ""]
     assert rows.loc["stages.0.lr", ["one", "two"]].tolist() == ["0.0004", "0.5"]
     assert rows.loc["stages.2.epochs", "one"]
     assert rows.loc["stages.2.epochs", "three"] == ""
-    assert not {"name", "source", "data.augment", "stages.2.weight_decay"} & set(rows.index)
+    assert "standard deviation over folds" in rows.index
+    assert not {"name", "source", "data.augment", "stages.2.weight_decay", "stages.0.epochs"} & set(rows.index)
     assert [part.name for part in parts[1:]] == ["runs-scores", *(f"{name}-{what}" for name in ("one", "two", "three")
                                                                   for what in ("loss", "score", "rate"))]  # fmt: skip
 
@@ -87,3 +89,10 @@ def test_a_history_of_another_recipe_is_named(run):
     write_text(run / "recipe.toml", recipes.dumps(replace(recipe, stages=recipe.stages[:2])))
     with pytest.raises(InputError, match=r"fold_0/history.csv has a stage 3 .* restore one of them"):
         section([run])
+
+
+def test_what_no_run_has_is_no_row(tmp_path):
+    runs = [trained(tmp_path / name, recipes.load("demo", [f"seed={seed}"])) for seed, name in enumerate("ab")]
+    table = section(runs).parts[0]
+    assert isinstance(table, Table)
+    assert table.frame["key"].tolist() == ["score out of fold", "folds", "training, tiles/s", "seed"]
