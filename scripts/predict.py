@@ -6,6 +6,7 @@ python scripts/predict.py resnet34-a
 python scripts/predict.py latest --tta none --weights averaged
 python scripts/predict.py resnet34-a se50 --run both
 python scripts/predict.py resnet34-a --images my_tiles
+python scripts/predict.py resnet34-a --export
 """
 
 import _path  # noqa: F401
@@ -20,6 +21,7 @@ def main() -> None:
     add("--run", metavar="NAME", help="name under runs/ of the ensemble of several runs")
     add("--vote", action="store_true", help="an ensemble by majority of the runs' own masks, not by mean probability")
     add("--images", metavar="FOLDER", help="predict the PNG files of a folder instead; writes FOLDER_masks.csv")
+    add("--export", action="store_true", help="write the run as one torch.export program instead: RUN/exported.pt2")
     add("--tta", metavar="NAME", help="test-time augmentation: hflip or none (default: the recipe's)")
     add(
         "--weights",

@@ -10,6 +10,7 @@ from kit.data import tiles as tile_files
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.inference.ensemble import check, combine, open_run
+from kit.inference.export import export
 from kit.inference.images import predict_images
 from kit.inference.predict import predict, used_weights
 from kit.recipe import Recipe
@@ -19,8 +20,10 @@ from kit.runs import Run
 def predict_runs(members: Sequence[Run], args: argparse.Namespace) -> None:
     """Predict with the runs named on the command line, and print what was written. Raises InputError."""
     several = len(members) > 1
-    if args.images and several:
-        raise InputError("--images takes one run: name the best")
+    if (args.images or args.export) and several:
+        raise InputError(f"{'--images' if args.images else '--export'} takes one run: name the best")
+    if args.images and args.export:
+        raise InputError("--images and --export are two commands: give one of them")
     if (args.run or args.vote) and (args.images or not several):
         raise InputError("--run and --vote are for an ensemble of test predictions: name several runs, no --images")
     if several and not args.run:
@@ -28,6 +31,11 @@ def predict_runs(members: Sequence[Run], args: argparse.Namespace) -> None:
     if args.images:
         path = predict_images(members[0], _recipe_of(members[0]), Path(args.images), args.tta, args.weights)
         print(f"written: {path}")
+        return
+    if args.export:
+        path = export(members[0], _recipe_of(members[0]), args.tta, args.weights)
+        print(f"written: {path}")
+        print("in Python: torch.export.load(path).module() takes uint8 tiles (B, 101, 101), gives probabilities")
         return
     together = open_run(args.run) if several else None
     data = cli.data_of_run(members[0], args.data)

@@ -1,13 +1,14 @@
 """What scripts/submit.py does, but for the status: dry run, submit, queue, work the queue."""
 
 import argparse
+import contextlib
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from kit import cli, runs
 from kit.data import placement, tiles
-from kit.errors import InputError, RefusedError
+from kit.errors import InputError, RefusedError, UnreachableError
 from kit.leaderboard import sending, submission, waiting_list
 from kit.leaderboard.client import Client, log_in
 from kit.leaderboard.ledger import Ledger, Record
@@ -36,13 +37,13 @@ def submit(args: argparse.Namespace) -> None:
         print(f"{len(waiting_list.waiting(ledger))} wait in the queue")
         outcome(client, ledger, done, args.wait)
         return
-    parcels = [_parcel(what, args) for what in args.what]
+    parcels = [_parcel(what, args, ledger) for what in args.what]
     if args.kernel:
         parcels = [sending.of_kernel(args.kernel, args.version, args.message)]
     if args.dry_run:
         return
     for parcel in parcels:  # all before the first costs a slot
-        sending.refuse_known(ledger, parcel)
+        _refuse_known(ledger, parcel)
     if args.queue:
         for parcel in parcels:
             print(f"queued: {waiting_list.put(ledger, parcel).what}; send with python scripts/submit.py --work-queue")
@@ -55,7 +56,15 @@ def submit(args: argparse.Namespace) -> None:
     outcome(client, ledger, sent, args.wait)
 
 
-def _parcel(what: str, args: argparse.Namespace) -> Parcel:
+def _refuse_known(ledger: Ledger, parcel: Parcel) -> None:
+    """As `sending.refuse_known`, with the score that Kaggle may have by now, if it can be asked."""
+    if any(record.state == "sent" for record in ledger.of(parcel.content)):
+        with contextlib.suppress(InputError, RefusedError, UnreachableError):
+            sending.refresh(log_in(), ledger)
+    sending.refuse_known(ledger, parcel)
+
+
+def _parcel(what: str, args: argparse.Namespace, ledger: Ledger) -> Parcel:
     """Build the submission of a run, or take a file; validated, and scored where the answers are known."""
     run = None if what.lower().endswith(".csv") else runs.find_run(what)
     data = cli.data_of_run(run, args.data) if run else cli.data_dir(args.data)
@@ -68,6 +77,9 @@ def _parcel(what: str, args: argparse.Namespace) -> Parcel:
         print(decision_of(run).in_words())
         masks = masks_of_test(run, loaded, placement.read(data))
         path = submission.write_of_run(run.name, *masks, list(loaded.test_ids))
+    elif not args.dry_run:
+        with contextlib.suppress(submission.SubmissionError):  # the validator says more of a file that cannot be read
+            _refuse_known(ledger, sending.of_file(path))  # also with its rows in another order, which is no valid one
     submission.validate(path, list(loaded.test_ids))
     print(f"valid: {path} ({len(loaded.test_ids):,} tiles)")
     if answers.exists():
@@ -101,9 +113,9 @@ def outcome(client: Client, ledger: Ledger, records: Iterable[Record], wait: boo
         if record.state in ("error", "refused"):
             failed.append(f"{record.what}: {record.in_words()}")
         elif record.state == "sent":
-            print(f"{record.ref} is pending; its score: python scripts/submit.py --status")
+            print(f"{record.what} is pending as {record.ref}; its score: python scripts/submit.py --status")
         else:
-            print(record.in_words())
+            print(f"{record.what}: {record.in_words()}")
     if failed:
         raise RefusedError("; ".join(failed))
 

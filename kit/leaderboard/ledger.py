@@ -28,7 +28,6 @@ class Record:
     tag: str
     state: str
     time: str  # UTC, of the last line
-    competition: str = ""
     content: str = ""  # what is compared: the hash of the rows sorted by id, or of the kernel's version
     message: str = ""
     file: str = ""

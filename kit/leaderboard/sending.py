@@ -3,6 +3,7 @@
 Each carries a tag of its own in its description. Whatever was cut, and by whatever, the tag says whether it arrived.
 """
 
+import csv
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -107,7 +108,10 @@ def send(client: Client, ledger: Ledger, parcel: Parcel) -> Record:
 
 def _send(client: Client, ledger: Ledger, parcel: Parcel, tag: str) -> Record:
     def found() -> Any:
-        return next((row for row in listed(client) if _tag_of(row) == tag), None)
+        try:
+            return next((row for row in listed(client) if _tag_of(row) == tag), None)
+        except RefusedError as error:  # a no to this question is none to the submission
+            raise UnreachableError(f"it may have arrived ({error}): submit it again, it is looked for first") from None
 
     message = re.sub(r"[^ -~]|[|/]", "-", parcel.message)[:200]  # Kaggle has refused others, and might cut off the tag
     fields: dict[str, Any] = {"competitionName": TGS.slug, "submissionDescription": f"{message} {tag}"}
@@ -117,7 +121,7 @@ def _send(client: Client, ledger: Ledger, parcel: Parcel, tag: str) -> Record:
         fields["fileName"] = "submission.csv"
     else:
         method, fields["blobFileTokens"] = "CreateSubmission", _upload(client, Path(parcel.file), parcel.content)
-    ledger.add(tag, "intent", competition=TGS.slug, **parcel.facts())
+    ledger.add(tag, "intent", **parcel.facts())
     try:
         answer = client.once(method, found, **fields)
     except RefusedError as error:
@@ -184,7 +188,7 @@ def listed(client: Client) -> Iterator[Any]:
 def adopt(ledger: Ledger, row: Any, **facts: Any) -> Record:
     """Enter a submission that Kaggle has and the ledger has not, or not yet as sent."""
     date = row.date.isoformat(timespec="seconds") if row.date else ""
-    return ledger.add(_tag_of(row), "sent", competition=TGS.slug, ref=row.ref, date=date, **facts)
+    return ledger.add(_tag_of(row), "sent", ref=row.ref, date=date, **facts)
 
 
 def note(ledger: Ledger, record: Record, row: Any) -> Record:
@@ -212,11 +216,11 @@ def _tag_of(row: Any) -> str:
 
 
 def content_of(path: Path) -> str:
-    """What a submission file is known by: `submission.content_hash`. Raises InputError."""
+    """What a submission file is known by: `submission.content_hash`. Raises SubmissionError."""
     try:
         return submission.content_hash(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__}): build the submission again") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise submission.SubmissionError(f"{path} cannot be read ({type(error).__name__}): build it again") from None
 
 
 def _now() -> str:

@@ -14,7 +14,7 @@ def put(ledger: Ledger, parcel: Parcel) -> Record:
     with ledger.sending():
         refuse_known(ledger, parcel, (*TAKEN, *OPEN))
         earlier = [record.tag for record in ledger.of(parcel.content)]
-        return ledger.add(new_tag(parcel, earlier), "queued", competition=TGS.slug, **parcel.facts(), queued=True)
+        return ledger.add(new_tag(parcel, earlier), "queued", **parcel.facts(), queued=True)
 
 
 def waiting(ledger: Ledger) -> list[Record]:
@@ -27,8 +27,11 @@ def work(client: Client, ledger: Ledger) -> list[Record]:
     """Send from the queue while there are slots; safe to be stopped at any moment and to be run twice at once.
 
     Returns what was sent, and what can never be: a file that is gone or changed, or one that Kaggle refused. Raises
-    RefusedError, for other reasons than a day's limit, and UnreachableError; the queue then stays.
+    RefusedError, for other reasons than a day's limit, and UnreachableError; the queue then stays. InputError where
+    there is no ledger: a cron line that runs in another folder must not pass for an empty queue.
     """
+    if not ledger.path.exists():
+        raise InputError(f"{ledger.path.absolute()} is not there, so nothing was queued here: go to the kit's folder")
     done: list[Record] = []
     for record in waiting(ledger):
         if not _slots(client):

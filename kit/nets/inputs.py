@@ -68,7 +68,7 @@ class Inputs(nn.Module):
         grey = (grey - self.mean) / self.std  # a grey level becomes as many channels as there are means
         channels = {"grey": grey, "y": self.rows.expand_as(grey), "grey*y": grey * self.rows}
         if self.needs_depth:
-            channels["depth"] = self._depths(depth, len(grey)).expand_as(grey)
+            channels["depth"] = self._depths(depth, grey.shape[0]).expand_as(grey)
         return torch.cat([channels[name] for name in self.names], 1), corners
 
     def back(self, maps: Tensor, corners: Corners) -> Tensor:
@@ -77,7 +77,8 @@ class Inputs(nn.Module):
 
     def _levels(self, tiles: Tensor) -> Tensor:
         """(B, 1, T, T) float32 in 0..1."""
-        x = tiles.as_subclass(Tensor)  # fastai's tensor types refuse to meet each other in one operation
+        # fastai's tensor types refuse to meet each other in one operation; torch.export shows a type that must stay
+        x = tiles if torch.compiler.is_compiling() else tiles.as_subclass(Tensor)
         x = x.unsqueeze(1) if x.ndim == 3 else x
         if x.shape[1:] != (1, self.tile_size, self.tile_size):
             raise ValueError(f"tiles {tuple(tiles.shape)}: give (B, T, T) or (B, 1, T, T) with T = {self.tile_size}")
@@ -87,7 +88,8 @@ class Inputs(nn.Module):
         if depth is None or depth.shape != (n,):
             shape = None if depth is None else tuple(depth.shape)
             raise ValueError(f"depth {shape}: the net sees depths, give one for each of the {n} tiles, (B,)")
-        return depth.as_subclass(Tensor).to(self.rows).reshape(-1, 1, 1, 1)
+        depth = depth if torch.compiler.is_compiling() else depth.as_subclass(Tensor)
+        return depth.to(self.rows).reshape(-1, 1, 1, 1)
 
     def _pad(self, x: Tensor) -> tuple[Tensor, Corners]:
         spare = self.size - self.side

@@ -47,20 +47,24 @@ def predictions(net: nn.Module, images: np.ndarray, tta: str, depth: np.ndarray 
     images (N, H, W) uint8, a memory-mapped array too; depth (N,), their relative depths, for a net that needs them.
     The net, a TileNet or any module that gives logits (N, H, W), is put into evaluation mode.
     """
-    views = TTA[check_tta(tta)]
+    check_tta(tta)
     device = next(net.parameters()).device
     bs = 64 if device.type == "cuda" else 8  # a CPU gains nothing from more, and DynamicUnet's last maps are large
     net.eval()
     for first in range(0, len(images), bs):
         batch = torch.from_numpy(np.array(images[first : first + bs])).to(device)
-        # the same for every view: a mirrored tile lies as deep
         depths = [] if depth is None else [torch.from_numpy(np.array(depth[first : first + bs], np.float32)).to(device)]
-        prob, empty = [], []
-        for make, undo in views:
-            logits, of_empty = _logits(net, make(batch), *depths)
-            prob.append(undo(torch.sigmoid(logits)))
-            empty.append(torch.sigmoid(of_empty))
-        yield Prediction(*(torch.stack(each).mean(0).cpu().numpy() for each in (prob, empty)))
+        yield Prediction(*(each.cpu().numpy() for each in mean_of_views(net, tta, batch, *depths)))
+
+
+def mean_of_views(net: nn.Module, tta: str, tiles: Tensor, *depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities of a batch (B, T, T) as tensors: (B, T, T) of salt, (B,) of an empty tile; see Prediction."""
+    prob, empty = [], []
+    for make, undo in TTA[tta]:
+        logits, of_empty = _logits(net, make(tiles), *depth)  # a mirrored tile lies as deep
+        prob.append(undo(torch.sigmoid(logits)))
+        empty.append(torch.sigmoid(of_empty))
+    return torch.stack(prob).mean(0), torch.stack(empty).mean(0)
 
 
 def mean_probability(

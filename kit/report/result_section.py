@@ -1,7 +1,7 @@
 """The report's chapter on a run's result: its out-of-fold masks against the truth, and how far to trust them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from kit.scoring import decide, threshold
 from kit.scoring.decision import Decision
 from kit.scoring.metric import average_precision
 from kit.scoring.mosaic_gain import Neighbours
+from kit.training.pseudo import fold_table
 
 SAMPLE = 100  # training tiles predicted again
 COMPARED = 1000  # test tiles, at most, on which folds are compared
@@ -67,6 +68,8 @@ class Held:
         if places is not None and placement.digest(places) == decision.placement:
             near = Neighbours(places, tiles.train_ids, tiles.masks)
             masks = near.replaced(masks, list(ids), decision.mosaic_rules)
+        elif decision.mosaic_rules:
+            print(f"left out: mosaic rules of {run.path}, for mosaic.csv is not the one that they were measured on")
         return cls(ids, prob, masks, tiles.masks[rows], decide.folds_of(run, ids), constant,
                    decide.empty_head(run, "oof", len(ids)), decision, tiles.train_images[rows])  # fmt: skip
 
@@ -76,9 +79,11 @@ def _scores(run: Run, held: Held) -> Iterator[Plate | Table]:
     choice = held.decision.in_words().splitlines()[0]
     if len(held.ids) >= threshold.GROUPS:
         tuning = threshold.tune(held.prob, held.true, held.folds, held.constant)
+        if held.decision.score is not None:
+            tuning = replace(tuning, decision=held.decision)  # which had more ways to choose from
         yield Plate(f"{run.name}-threshold", "Does another threshold than 0.5 help?",
-                    figures.score_against_threshold(tuning), "Tuned on the other folds, scored on each: nested. "
-                    f"The run's own decision: {choice}.")  # fmt: skip
+                    figures.score_against_threshold(tuning), "The line is measured on the tiles that it is chosen on, "
+                    "the score in the title is not: it is nested.")  # fmt: skip
     if (run / "decision.csv").exists():
         ways = _ways(run / "decision.csv")
         yield Table(f"{run.name}-ways", "Which ways of deciding were compared?", ways,
@@ -138,7 +143,7 @@ def _beside_training(run: Run, tiles: Tiles, held: Held) -> Iterator[Plate]:
     if fold is None:
         print(f"left out: training tiles beside validation tiles, for {run.path} has no weights here")
         return
-    table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
+    table = fold_table(run)
     seen = table["id"][table["fold"] != fold]
     ids = seen.sample(min(SAMPLE, len(seen)), random_state=SEED)
     rows = decide.rows_of(tiles.train_ids, ids, f"{run / 'folds.csv'}")

@@ -63,10 +63,10 @@ def in_words(records: list[Record]) -> str:
         scores = [f"{value:7.5f}" if value is not None else f"{'-':>7}"
                   for value in (record.oof, record.public, record.private)]  # fmt: skip
         day = (record.date or record.time)[:16].replace("T", " ")
-        what = ": ".join(filter(None, [record.what, record.error]))
+        what = " ".join(": ".join(filter(None, [record.what, record.error])).split())  # others' messages may have lines
         lines.append("  ".join([f"{day:<16}", f"{record.state:<8}", *scores, f"{record.ref or '-':>9}", what]))
     states = [record.state for record in records]
     lines += [f"{states.count(state)} {words}" for state, words in OPEN_ENDS.items() if state in states]
     known = agreement(table(records))
     return "\n".join([*lines, f"out of fold against {known}" if known else
-                      f"no correlation yet: it takes {FEW} different runs with scores"])  # fmt: skip
+                      f"no correlation yet: it takes {FEW} submissions of runs, with scores that differ"])  # fmt: skip

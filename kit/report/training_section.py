@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from kit.report.plates import Plate, Section, Table
 from kit.runs import Run, read_json
 
 LABELS = ("name", "source", "published")  # keys of a recipe that no result depends on
-SCORES = ("score out of fold", "standard deviation over folds", "folds", "training, tiles/s")
+SCORES = ("ensemble", "score out of fold", "standard deviation over folds", "folds", "training, tiles/s")
 RUNNING = (
     "Training figures run over each epoch's own batches, augmented and as the net was before each step; "
     "pseudo-labelled tiles count against their labels."
@@ -40,6 +41,7 @@ def _course(run: Run, prefix: str) -> Iterator[Plate]:
     own = histories(run)
     if own:
         recipe, by_name = _recipe_of(run), {f"fold {_name(fold)}": table for fold, table in own.items()}
+        _check_stages(run, recipe, own)
         yield Plate(f"{run.name}-loss", f"{prefix}Does the loss still fall, and does it fall on unseen tiles too?",
                     figures.losses(by_name), f"A panel for each loss. {RUNNING}")  # fmt: skip
         yield Plate(f"{run.name}-score", f"{prefix}How good was it after each epoch?", figures.scores(by_name), RUNNING)
@@ -49,6 +51,15 @@ def _course(run: Run, prefix: str) -> Iterator[Plate]:
         figure = figures.loss_against_rate(curve, _recipe_of(run).stages[0].lr)
         yield Plate(f"{run.name}-lr-find", f"{prefix}Which learning rate suits it?", figure,
                     "The suggestion lies half way down the longest fall of the loss.")  # fmt: skip
+
+
+def _check_stages(run: Run, recipe: Recipe, own: dict[int | None, pd.DataFrame]) -> None:
+    for fold, table in own.items():
+        if not table["stage"].isin(range(len(recipe.stages))).all():
+            raise InputError(
+                f"{run.fold(fold) / 'history.csv'} has a stage {table['stage'].max() + 1} that {run / 'recipe.toml'} "
+                "does not have: restore one of them"
+            )
 
 
 def _rates(run: Run, recipe: Recipe, own: dict[int | None, pd.DataFrame], prefix: str) -> Plate:
@@ -75,14 +86,20 @@ def _side_by_side(runs: Sequence[Run]) -> Iterator[Plate | Table]:
 
 def differences(runs: Sequence[Run]) -> pd.DataFrame:
     """A column of text for each run: its scores and what they cost, then each key in which the recipes differ."""
-    columns = [_scores(run) | _flat(tomllib.loads(recipes.dumps(_recipe_of(run)))) for run in runs]
-    keys = list(dict.fromkeys(key for column in columns for key in column))
-    kept = [key for key in keys if key in SCORES or _differs(key, columns)]
-    table = pd.DataFrame(
-        [[column.get(key, "") for column in columns] for key in kept], columns=[run.name for run in runs]
-    )
+    scores, keys = [_scores(run) for run in runs], [_keys(run) for run in runs]
+    trained = [own for own in keys if own]
+    said = [key for key in SCORES if any(score[key] for score in scores)]
+    kept = [*said, *(key for key in dict.fromkeys(chain(*trained)) if _differs(key, trained))]
+    columns = [score | own for score, own in zip(scores, keys, strict=True)]
+    rows = [[column.get(key, "") for column in columns] for key in kept]
+    table = pd.DataFrame(rows, columns=[run.name for run in runs])
     table.insert(0, "key", kept)
     return table
+
+
+def _keys(run: Run) -> dict[str, str]:
+    """What the run's recipe says; nothing for an ensemble, whose recipe says nothing."""
+    return {} if (run / "ensemble.json").exists() else _flat(tomllib.loads(recipes.dumps(_recipe_of(run))))
 
 
 def _differs(key: str, columns: Sequence[Mapping[str, str]]) -> bool:
@@ -97,6 +114,7 @@ def _scores(run: Run) -> dict[str, str]:
     folds = [entry for entry in scores.get("folds", {}).values() if "score" in entry]
     speed = [entry["tiles_per_second"] for entry in folds]
     values = (
+        _recipe_of(run).source if (run / "ensemble.json").exists() else "",
         f"{scores['mean']:.4f}" if "mean" in scores else "",
         f"{scores['std']:.4f}" if len(folds) > 1 else "",
         str(len(folds) or ""),

@@ -180,7 +180,7 @@ def test_what_is_no_probability_is_named_by_its_id(run, value):
 
 def arguments(**given) -> argparse.Namespace:
     """What scripts/predict.py parses when nothing else is given."""
-    defaults = {"run": None, "vote": False, "images": None, "tta": None, "weights": None, "data": "."}
+    defaults = {"run": None, "vote": False, "images": None, "export": False, "tta": None, "weights": None, "data": "."}
     return argparse.Namespace(**defaults | given)
 
 
@@ -221,6 +221,8 @@ def order(run: Run, member: Run) -> int:
         (1, {"vote": True}, "name several runs"),
         (1, {"images": "mine", "run": "both"}, "no --images"),
         (2, {"images": "mine"}, "--images takes one run"),
+        (2, {"export": True}, "--export takes one run"),
+        (1, {"export": True, "images": "mine"}, "give one of them"),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(count, given, message):

@@ -44,6 +44,12 @@ def test_best_first_as_far_as_the_day_allows(home, kaggle):
     assert "0 wait in the queue" in out
 
 
+def test_a_cron_line_in_another_folder_does_not_pass_for_an_empty_queue(tmp_path, kaggle):
+    code, _, err = work(tmp_path)
+    assert (code, f"{tmp_path / 'submissions' / 'ledger.jsonl'} is not there" in err) == (2, True)
+    assert not (tmp_path / "submissions").exists()
+
+
 def test_what_waits_or_was_sent_is_not_queued_again(home, kaggle):
     code, _, err = quick.run("submit.py", "a", "--queue", cwd=home)
     assert (code, "the same content is queued already" in err) == (2, True)

@@ -20,7 +20,7 @@ def home(tmp_path, kaggle):
 def test_without_wait_status_brings_the_score(home, kaggle):
     code, out, _ = submit(home, "a")
     assert code == 0
-    assert "30000001 is pending; its score: python scripts/submit.py --status" in out
+    assert "a is pending as 30000001; its score: python scripts/submit.py --status" in out
     code, out, _ = submit(home, "--status")
     assert "1 pending on Kaggle" in out
     code, out, _ = submit(home, "--status")
@@ -35,7 +35,7 @@ def test_without_wait_status_brings_the_score(home, kaggle):
 def test_submissions_made_elsewhere_are_imported(home, kaggle):
     for n in range(5):
         token = kaggle.place(0)["token"]
-        body = {"blobFileTokens": token, "submissionDescription": f"by hand {n}"}
+        body = {"blobFileTokens": token, "submissionDescription": f"by\nhand {n}"}
         kaggle.competition.CreateSubmission({"competitionName": kaggle.competition.slug, **body})
     submit(home, "--status")
     code, out, _ = submit(home, "--status")

@@ -31,7 +31,7 @@ def test_a_run_is_submitted_and_its_score_waited_for(home, kaggle):
     code, out, err = submit(home, "a", "-m", "first|try: é", "--wait")
     assert (code, err) == (0, "")
     assert "it will be scored, not ranked" in out
-    assert out.splitlines()[-1] == "30000001 complete: public 0.81234, private 0.83456"
+    assert out.splitlines()[-1] == "a: 30000001 complete: public 0.81234, private 0.83456"
     (sent,) = kaggle.competition.submissions
     (path,) = (home / "submissions").glob("*.csv")
     assert sent["content"] == path.read_bytes()
@@ -49,12 +49,34 @@ def test_the_same_content_is_refused_whatever_its_order(home, kaggle):
     header, *rows = path.read_text().splitlines()
     user.add_run(home, "b", 0.5, seed=sum(b"a"))  # the same predictions
     (home / "crlf.csv").write_bytes("\r\n".join([header, *rows]).encode())
-    for what in ("a", "b", "crlf.csv"):
+    (home / "order.csv").write_text("\n".join([header, *reversed(rows), ""]))
+    for what in ("a", "b", "crlf.csv", "order.csv"):
         calls = len(kaggle.calls)
         code, _, err = submit(home, what)
         assert code == 2
         assert "the same content was submitted as 30000001 complete: public 0.81234, private 0.83456 (a)" in err
         assert len(kaggle.calls) == calls
+    assert len(kaggle.competition.submissions) == 1
+
+
+def test_a_refusal_asks_for_the_score_that_was_pending(home, kaggle):
+    kaggle.competition.pending = 1
+    submit(home, "a")
+    assert states_of(home)[-1] == "sent"
+    for _ in range(2):  # the first answer is that it is still pending
+        err = submit(home, "a")[2]
+    assert "the same content was submitted as 30000001 complete: public 0.81234, private 0.83456 (a)" in err
+    kaggle.__exit__()
+    assert submit(home, "a")[0] == 2
+
+
+def test_a_no_to_the_question_whether_it_arrived_is_none_to_the_submission(home, kaggle):
+    kaggle.plant("CreateSubmission", cut=True, committed=True)
+    kaggle.plant("ListSubmissions", status=403, skip=1)
+    code, _, err = submit(home, "a")
+    assert (code, "it may have arrived" in err) == (4, True)
+    assert states_of(home) == ["intent"]
+    assert submit(home, "a")[0] == 0
     assert len(kaggle.competition.submissions) == 1
 
 

@@ -34,7 +34,7 @@ def losses(histories: Mapping[str, pd.DataFrame]) -> Figure:
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     panels = figure.subplots(1, len(spans), squeeze=False, width_ratios=widths)[0]
     for axes, (loss, first, last), width in zip(panels, spans, widths, strict=True):
-        _plain(axes, textwrap.fill(loss.replace("_", "_\u200b"), max(10, int(95 * width / sum(widths)))))
+        _plain(axes, textwrap.fill(loss, max(10, int(95 * width / sum(widths)))))
         for name, history in histories.items():
             own = history[history["epoch"].between(first - 1, last - 1)]
             _draw(axes, own, ("train_loss", "valid_loss"), histories, name)
