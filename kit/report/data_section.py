@@ -23,6 +23,7 @@ def section(tiles: Tiles, data: Path) -> Section:
     Plates that need depths, masks with salt or a placement (mosaic.csv) are left out where there are none. Raises
     InputError for a damaged mosaic.csv.
     """
+    placed = placement.read(data)
     parts: list[Plate | Table | None] = [
         _random_tiles(tiles),
         *_coverage(tiles),
@@ -31,7 +32,7 @@ def section(tiles: Tiles, data: Path) -> Section:
         _positions(tiles),
         _constant(tiles),
         *_depths(tiles),
-        _exposure(tiles, placement.read(data)),
+        _exposure(tiles, placed),
     ]
     return Section("data", "The data", [part for part in parts if part])
 

@@ -17,7 +17,7 @@ MARKS = tuple(zip((BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00"), "osD^v
 
 
 def show_in_notebooks() -> None:
-    """Let IPython, where it runs, draw a figure that a cell returns; by itself it does so only after a pyplot figure."""
+    """Let IPython, where it runs, draw a figure that a cell returns: else it does so only after one of pyplot."""
     if "IPython" in sys.modules:
         from IPython import get_ipython
         from IPython.core.pylabtools import select_figure_formats
