@@ -9,6 +9,7 @@ from kit.data import folds, placement
 from kit.data.tiles import Tiles
 from kit.report import figures, mosaics
 from kit.report.figures import Row
+from kit.report.figures.style import short
 from kit.report.plates import Plate, Section, Table
 from kit.scoring.metric import kind_of
 from kit.scoring.mosaic_rules import CAP, rule_of
@@ -42,7 +43,7 @@ def _random_tiles(tiles: Tiles) -> Plate:
     strips = []
     for part in np.array_split(rows, -(-len(rows) // 5)):
         images, masks = tiles.train_images[part], tiles.masks[part]
-        strips += [Row("image", images, None, tiles.train_ids[part].tolist())]
+        strips += [Row("image", images, None, [short(name) for name in tiles.train_ids[part]])]
         strips += [Row("with salt", images, masks, _labels(tiles, part))]
     return Plate("random-tiles", "What do tiles look like?", figures.tile_rows(strips),
                  f"{len(rows)} training tiles drawn at random, each above itself with its salt.")  # fmt: skip

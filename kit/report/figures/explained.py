@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from kit.data.competition import TGS
-from kit.report.figures.style import BLUE, GREEN, ORANGE
+from kit.report.figures.style import BLUE, GREEN, ORANGE, short
 from kit.report.figures.tiles import bare, picture, salt
 from kit.scoring.metric import average_precision, hits_of_areas
 
@@ -29,8 +29,7 @@ def metric_explained(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, nam
         fontsize=12, x=0.01, ha="left",
     )  # fmt: skip
     grid = figure.add_gridspec(2, 4, height_ratios=[3, 1.5])
-    short = name if len(name) <= 20 else f"{name[:19]}…"
-    drawn = {f"tile {short}": [], f"truth, {int(truth.sum()):,} px": [(truth, BLUE)]}
+    drawn = {f"tile {short(name)}": [], f"truth, {int(truth.sum()):,} px": [(truth, BLUE)]}
     drawn[f"prediction, {int(pred.sum()):,} px"] = [(pred, ORANGE)]
     drawn["compared"] = [(truth & pred, GREEN), (truth & ~pred, BLUE), (pred & ~truth, ORANGE)]
     for number, (title, masks) in enumerate(drawn.items()):
