@@ -20,6 +20,7 @@ demo: setup
 	$(BIN)/python scripts/predict.py demo
 	$(BIN)/python scripts/tune_threshold.py demo
 	$(BIN)/python scripts/submit.py demo --dry-run
+	$(BIN)/python scripts/report.py demo
 
 test: setup lint
 	$(PYTEST)

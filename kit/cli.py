@@ -60,9 +60,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     parser.add_argument(
         "--data",
+        nargs=nargs,
         metavar="DIR|demo",
         help="competition files as Kaggle delivers them (default: $KIT_DATA, else data/); demo = synthetic data",
     )

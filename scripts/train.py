@@ -29,22 +29,25 @@ def main() -> None:
     add("--time-budget", metavar="TIME", help="60m, 1.5h: time the first steps, then train as long as fits")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe, e.g. net.stem=no-pool")
     add("--run", metavar="NAME", help="name under runs/ (default: recipe, encoder and time)")
+    add("--lr-find", action="store_true", help="draw the loss against the learning rate, suggest one, train nothing")
     add("--pretext", action="store_true", help="pretrain the encoder on tiles without labels, for a later --weights")
     add("--resume", action="store_true", help="go on with --run (default: the latest) where it was cut")
     add("--tensorboard", action="store_true", help="also log to runs/NAME/fold_K/tensorboard")
     args = parser.parse_args()
-
     if args.list:
         from kit import measured
 
         print(measured.listing())
+    elif args.lr_find:
+        from kit.report import lr_find
+
+        lr_find.find(args)
     elif args.pretext:
+        from kit.report import figures
         from kit.training import pretext_command
 
         run, tiles = pretext_command.train(args)
         if tiles:
-            from kit.report import figures
-
             figures.save(figures.restoration(*tiles), run / "pretext.png")
     else:
         from kit.inference import rounds

@@ -96,8 +96,13 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["submit.py", "absent", "--dry-run"], ["no run 'absent'"]),
         (["train.py", "--pretext", "--fold", "0"], ["--pretext", "leave out --fold"]),
         (["train.py", "--pretext", "--resume"], ["no pretext run under runs/"]),
+        (["train.py", "--lr-find", "--pretext"], ["--lr-find", "leave out --pretext"]),
+        (["train.py", "--lr-find", "--time-budget", "1h"], ["--lr-find", "leave out --time-budget"]),
+        (["train.py", "--lr-find", "--data", "nowhere"], ["nowhere is no folder"]),
         (["mosaic.py", "absent"], ["no run 'absent'"]),
         (["mosaic.py", "--data", "nowhere"], ["nowhere is no folder"]),
+        (["report.py", "absent"], ["no run 'absent'"]),
+        (["report.py"], ["data is no folder"]),
         (["submit.py"], ["name runs or files"]),
         (["prepare.py"], ["data is no folder"]),
     ],
@@ -147,6 +152,12 @@ def test_from_data_to_a_submission(home):
     np.testing.assert_allclose(np.load(home / "runs/a/test.npy"), mean, atol=1e-3)
     assert (home / "runs/a/decision.png").stat().st_size > 10_000
     assert not [path for path in (home / "runs").rglob("*") if ".tmp" in path.name]
+
+    page = home / re.fullmatch(r"written: (\S+)\n", succeed("report.py", "a", cwd=home))[1]
+    sections = re.findall(r'<section id="([\w-]+)">', page.read_text())
+    assert sections == ["summary", "result", "gallery", "training", "net", "data"]
+    assert (page.parent / "figures" / "metric.svg").exists()
+    assert "written: reports/data/index.html" in succeed("report.py", "--data", cwd=home)
 
     # the run is there: a second start must not touch it; resume says that it is done
     code, _, err = run(*TRAIN, cwd=home)

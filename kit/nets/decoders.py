@@ -21,6 +21,11 @@ class DynamicUnet(unet.DynamicUnet):
         super().__init__(encoder, n_out=1, img_size=(image_size, image_size))
         del self.layers[-1]
 
+    @property
+    def encoder(self) -> nn.Module:
+        """The stages, and the 1x1 convolution behind them where there is one."""
+        return self.layers[0]
+
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
         # maps of a training step that stay in the hooks hold memory, and a net that keeps them cannot be copied

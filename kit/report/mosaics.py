@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from kit import runs
@@ -37,7 +38,7 @@ def put_together(data: Path, tiles: Tiles, run: Run | None = None) -> None:
     table = placed[[*placement.COLUMNS, "confidence"]]
     drawn = {"known mask": dict(zip(tiles.train_ids, tiles.masks, strict=True))}
     if run:
-        drawn[f"predicted by {run.name}"] = _predicted(run, tiles, table)
+        drawn[f"predicted by {run.name}"] = predicted(run, tiles, table)
     written = [placement.write(data, table)]
     print(_tiers_in_words(tiers))
     print(_placed_in_words(placed, len(ids)))
@@ -49,7 +50,7 @@ def put_together(data: Path, tiles: Tiles, run: Run | None = None) -> None:
         print(f"written: {path}")
 
 
-def _predicted(run: Run, tiles: Tiles, table: pd.DataFrame) -> Masks:
+def predicted(run: Run, tiles: Tiles, table: pd.DataFrame) -> Masks:
     """The run's masks of the placed tiles: test tiles under its decision, training tiles out of fold."""
     decide.check_tiles(run, tiles)
     masks: Masks = {}
@@ -77,17 +78,38 @@ def _write_folds(path: Path, tiles: Tiles, table: pd.DataFrame) -> list[Path]:
     path.unlink(missing_ok=True)  # those of an earlier placement
     if not table["id"].isin(tiles.train_ids).any():
         return []
-    kinds = {}
-    for by in folds.KINDS:
-        try:
-            kinds[by] = folds.make(tiles, N_FOLDS, by, placement=table)
-        except InputError as error:  # few tiles, no depths: the placement is good all the same
-            print(f"left out: {error}")
-    print(_exposure_in_words(kinds, tiles, table))
+    kinds, refused = deal(tiles, table)
+    for reason in refused:
+        print(f"left out: {reason}")
+    print(_exposure_in_words(exposure(kinds, tiles, table)))
     if "mosaic" not in kinds:
         return []
     runs.write_text(path, kinds["mosaic"].to_csv(index=False))
     return [path]
+
+
+def deal(tiles: Tiles, table: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Folds (id, fold) of each kind that these tiles can have, and why there are no others: few tiles, no depths."""
+    kinds, refused = {}, []
+    for by in folds.KINDS:
+        try:
+            kinds[by] = folds.make(tiles, N_FOLDS, by, placement=table)
+        except InputError as error:
+            refused.append(str(error))
+    return kinds, refused
+
+
+def exposure(kinds: dict[str, pd.DataFrame], tiles: Tiles, table: pd.DataFrame) -> pd.DataFrame:
+    """How near to what is trained on the tiles of each kind of folds lie, and those of the test set.
+
+    Columns: tiles (what they are, text), neighbour and mosaic (shares, see folds.exposure).
+    """
+    rows = {f"{N_FOLDS} folds by {by}": folds.exposure(dealt, table).iloc[-1] for by, dealt in kinds.items()}
+    split = pd.DataFrame({"id": np.r_[tiles.train_ids, tiles.test_ids]})
+    split["fold"] = np.repeat([0, 1], [len(tiles.train_ids), len(tiles.test_ids)])
+    rows["the test tiles"] = folds.exposure(split, table).iloc[1]
+    shares = [(name, float(row["neighbour"]), float(row["mosaic"])) for name, row in rows.items()]
+    return pd.DataFrame(shares, columns=["tiles", "neighbour", "mosaic"])
 
 
 def _tiers_in_words(tiers: pd.DataFrame) -> str:
@@ -119,14 +141,9 @@ def _truth_in_words(path: Path, table: pd.DataFrame) -> str:
             f"{right:.2%} of the pairs in one mosaic as they truly lie")  # fmt: skip
 
 
-def _exposure_in_words(kinds: dict[str, pd.DataFrame], tiles: Tiles, table: pd.DataFrame) -> str:
-    """For each kind of folds the shares of tiles near to those trained on, and the same of the test set."""
+def _exposure_in_words(shares: pd.DataFrame) -> str:
     lines = [f"{'exposed to what is trained on':<32}by a neighbour  by any tile of the mosaic"]
-    rows = {f"{N_FOLDS} folds by {by}": folds.exposure(dealt, table).iloc[-1] for by, dealt in kinds.items()}
-    split = pd.DataFrame({"id": np.r_[tiles.train_ids, tiles.test_ids]})
-    split["fold"] = np.repeat([0, 1], [len(tiles.train_ids), len(tiles.test_ids)])
-    rows["the test tiles"] = folds.exposure(split, table).iloc[1]
-    lines += [f"{name:<32}{row['neighbour']:>14.1%}{row['mosaic']:>27.1%}" for name, row in rows.items()]
+    lines += [f"{row.tiles:<32}{row.neighbour:>14.1%}{row.mosaic:>27.1%}" for row in shares.itertuples()]
     return "\n".join(
         [*lines, "folds exposed as the test tiles are estimate the leaderboard, those by mosaic new ground"]
     )
@@ -146,16 +163,34 @@ def _draw(folder: Path, images: np.ndarray, placed: pd.DataFrame, drawn: dict[st
         return []
     gain, offset = levels(images, placed)
     print(_levels_in_words(images, placed, gain, offset))
-    rows_of = {number: rows for number, rows in placed.groupby("mosaic").indices.items() if len(rows) >= LARGE}
-    for number, rows in tqdm(rows_of.items(), desc="drawing mosaics", disable=None):
-        own = placed.iloc[rows]
-        stack = images[own["tile"]] * gain[rows, None, None] + offset[rows, None, None]
-        blank = np.zeros(images.shape[1:], bool)
-        masks = {
-            label: (own["id"].isin(known).to_numpy(), np.array([known.get(name, blank) for name in own["id"]]))
-            for label, known in drawn.items()
-        }
-        title = f"Mosaic {number}: {len(own)} tiles, {masks['known mask'][0].sum()} of them for training"
-        figure = figures.mosaic(stack, own["row"].to_numpy(), own["col"].to_numpy(), masks, title)
-        figures.save(figure, folder / f"mosaic_{number:03}.png")
-    return [folder] if rows_of else []
+    stack = images[placed["tile"]] * gain[:, None, None] + offset[:, None, None]
+    wanted = large(placed)
+    for number in tqdm(wanted, desc="drawing mosaics", disable=None):
+        own = (placed["mosaic"] == number).to_numpy()
+        figures.save(picture(number, stack[own], placed[own], drawn), folder / f"mosaic_{number:03}.png")
+    return [folder] if len(wanted) else []
+
+
+def large(placed: pd.DataFrame) -> np.ndarray:
+    """The numbers of the mosaics that are worth a picture, the largest first."""
+    sizes = placed["mosaic"].value_counts(sort=False).sort_index()
+    return sizes.index[sizes >= LARGE].to_numpy()
+
+
+def picture(
+    number: int, stack: np.ndarray, own: pd.DataFrame, drawn: dict[str, Masks], claims: pd.DataFrame | None = None
+) -> Figure:
+    """One mosaic: its tiles (n, H, W) float with seamless levels, their placement, the masks to outline, and marks
+    where mosaic rules speak of a tile (`mosaic_rules.claims`).
+    """
+    blank = np.zeros(stack.shape[1:], bool)
+    masks = {
+        label: (own["id"].isin(known).to_numpy(), np.array([known.get(name, blank) for name in own["id"]]))
+        for label, known in drawn.items()
+    }
+    marks = {}
+    if claims is not None:
+        own_claims = claims[claims["target"].isin(own["id"])]
+        marks = {str(rule): own["id"].isin(spoken).to_numpy() for rule, spoken in own_claims.groupby("rule")["target"]}
+    title = f"Mosaic {number}: {len(own)} tiles, {masks['known mask'][0].sum()} of them for training"
+    return figures.mosaic(stack, own["row"].to_numpy(), own["col"].to_numpy(), masks, title, marks)

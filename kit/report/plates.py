@@ -1,14 +1,16 @@
-"""What a report is made of: figures and tables, each with the question that it answers."""
+"""What a report is made of: figures, tables and tiles to look through, each with the question that it answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Plate:
-    """A figure of the report. `name` is its file name without a suffix, unique in the report."""
+    """A figure of the report. Its files are called after `name`, which is unique in the report."""
 
     name: str
     question: str  # its heading
@@ -27,9 +29,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """Tiles to look through; of a report at most one."""
+
+    name: str
+    question: str
+    tiles: pd.DataFrame  # a row for each, as of kit.report.gallery, in the order of the page
+    layers: dict[str, np.ndarray]  # of kit.report.sprites.LAYERS, (n, H, W) each, in the order of the tiles
+    changes: pd.DataFrame  # as of kit.report.changes.Judged
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """A chapter of the page, with its parts in their order."""
 
     name: str  # the anchor of links
     title: str
-    parts: list[Plate | Table]
+    parts: Sequence[Plate | Table | Gallery]

@@ -84,8 +84,13 @@ def kind_of(true: np.ndarray) -> np.ndarray:
 def score_of_areas(pred_area: np.ndarray, true_area: np.ndarray | int, shared: np.ndarray) -> np.ndarray:
     """The score, float64, of masks known by their areas and the area that they share, integers of shapes that fit."""
     union = pred_area + true_area - shared
-    hits = sum(shared * threshold.denominator > threshold.numerator * union for threshold in _THRESHOLDS)
+    hits = sum(hits_of_areas(union, shared))
     return np.where(union == 0, 1.0, hits / len(_THRESHOLDS))
+
+
+def hits_of_areas(union: np.ndarray, shared: np.ndarray) -> list[np.ndarray]:
+    """For each threshold of the competition, ascending, whether the IoU is above it: bool of the areas' shape."""
+    return [shared * threshold.denominator > threshold.numerator * union for threshold in _THRESHOLDS]
 
 
 def _masks(name: str, masks: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What mosaic rules are worth on the tiles of a run, and their masks put in place of predictions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 
 from kit.data.placement import digest
 from kit.scoring.metric import average_precision
-from kit.scoring.mosaic_rules import NAMES, claims, propose
+from kit.scoring.mosaic_rules import NAMES, claims, propose, weakest_first
 from kit.scoring.threshold import bootstrap_interval
 
 MIN_PAIRS = 5  # of known tiles, before a rule may touch a prediction
@@ -45,7 +45,7 @@ class Neighbours:
     def rescored(self, scores: pd.Series, rules: Sequence[str]) -> pd.Series:
         """The scores of tiles, by id, once the rules have replaced what they speak of."""
         result = scores.copy()
-        for rule in _weakest_first(rules):
+        for rule in weakest_first(rules):
             own = self._right[(self._right["rule"] == rule) & self._right["target"].isin(scores.index)]
             result[own["target"]] = own["score"].to_numpy()
         return result
@@ -53,7 +53,7 @@ class Neighbours:
     def replaced(self, masks: np.ndarray, ids: Sequence[str], rules: Sequence[str]) -> np.ndarray:
         """Masks (N, H, W) bool of the tiles ids (N,), those that the rules speak of replaced by what they say."""
         result, place = masks.copy(), {name: index for index, name in enumerate(ids)}
-        for rule in _weakest_first(rules):
+        for rule in weakest_first(rules):
             for _, source, target in self.claims[self.claims["rule"] == rule].itertuples(index=False):
                 if target in place:
                     result[place[target]] = propose(rule, self._mask_of[source])
@@ -68,8 +68,3 @@ class Neighbours:
             for rule, source, target in pairs.itertuples(index=False)
         ]
         return pairs
-
-
-def _weakest_first(rules: Sequence[str]) -> Iterable[str]:
-    """Where two rules speak of one tile, the first of NAMES has the last word."""
-    return [name for name in reversed(NAMES) if name in rules]

@@ -25,7 +25,7 @@ def claims(placement: pd.DataFrame, ids: np.ndarray, masks: np.ndarray) -> pd.Da
     are known. A tile's own mask is not used for what is said about it, so the claims about these tiles can be held
     against their masks.
     """
-    kinds = dict(zip(ids, _kinds(masks), strict=True))
+    kinds = dict(zip(ids, rule_of(masks), strict=True))
     found = []
     for column in _columns(placement):
         for place, (row, name) in enumerate(column):
@@ -67,8 +67,16 @@ def propose(rule: str, source: np.ndarray) -> np.ndarray:
     return np.broadcast_to(source[0 if rule == UP else -1], source.shape)
 
 
-def _kinds(masks: np.ndarray) -> np.ndarray:
-    """What each mask (n, H, W) can be the source of, (n,) str: a rule that goes down, "empty" or "other"."""
+def weakest_first(rules: Sequence[str]) -> list[str]:
+    """Where two rules speak of one tile, the first of NAMES has the last word."""
+    return [name for name in reversed(NAMES) if name in rules]
+
+
+def rule_of(masks: np.ndarray) -> np.ndarray:
+    """What each mask (n, H, W) bool can be the source of, (n,) str: a rule that goes down, "empty" or "other".
+
+    A cap has salt all along its last row, a vertical mask all rows alike, a soft one its last 50.
+    """
     alike, bottom = masks == masks[:, -1:], masks[:, -1]
     salt, cap = bottom.any(axis=1), bottom.all(axis=1)
     empty = ~masks.any(axis=(1, 2))

@@ -13,44 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
-from fastai.learner import Metric
 from tqdm import tqdm
 
-from kit.data.competition import TGS
 from kit.errors import InputError
 from kit.recipe import Recipe
-from kit.training import checkpoint
+from kit.training import checkpoint, score
 from kit.training.checkpoint import State
 from kit.training.optimisers import MOMENTUM
 from kit.training.schedules import CYCLIC, SCHEDULES, Epoch, Position, Rate, monitored, stalled
-
-
-class TileScore(Metric):
-    """The competition's score at threshold 0.5 as a fastai metric: mean over tiles, not over batches.
-
-    Counts stay on the device until the value is asked for; the comparison is that of kit.scoring.metric, on integers.
-    Predictions are logits (B, H, W), alone or as those of heads.Outputs.
-    """
-
-    name = "score"
-
-    def reset(self) -> None:
-        self.counts: list[torch.Tensor] = []
-
-    def accumulate(self, learn) -> None:
-        logits = getattr(learn.pred, "logits", learn.pred)
-        pred, true = logits.detach() > 0, learn.yb[0] > 0
-        both, either = (pred & true).sum((1, 2)), (pred | true).sum((1, 2))
-        self.counts.append(torch.stack([both, either], 1))
-
-    @property
-    def value(self) -> float:
-        if not self.counts:
-            return math.nan
-        both, either = torch.cat(self.counts).cpu().T
-        twentieths = torch.tensor([round(20 * threshold) for threshold in TGS.iou_thresholds])
-        hits = (20 * both[:, None] > twentieths * either[:, None]) | (either == 0)[:, None]
-        return hits.double().mean().item()
+from kit.training.score import TileScore
 
 
 class Conductor(Callback):
@@ -142,8 +113,8 @@ class Journal(Callback):
         self._check_weights()
         self._spend_time()
         state, now = self.state, self.conductor.now
-        _, valid_loss, score = self.learn.final_record[:3]
-        better = score > state.best
+        _, valid_loss, valid_score = self.learn.final_record[:3]
+        better = valid_score > state.best
         row = {
             "epoch": now.number,
             "stage": now.stage,
@@ -152,13 +123,15 @@ class Journal(Callback):
             "tiles": now.steps * self.learn.dls.train.bs,
             "train_loss": state.loss_sum / now.steps,
             "valid_loss": math.nan if valid_loss is None else float(valid_loss),
-            "score": float(score),
-            "seconds": round(state.seconds, 1),
+            "score": float(valid_score),
         }
+        if isinstance(self.learn.metrics[0], TileScore):
+            row |= score.figures(state.counts, self.learn.metrics[0].counts)
+        row["seconds"] = round(state.seconds, 1)
         if self.conductor.stage.consistency != "none":
             row["consistency"] = float(state.consistency_sum) / now.steps
         state.rows.append(row)
-        state.epoch, state.step, state.loss_sum, state.consistency_sum = now.number + 1, 0, 0.0, 0.0
+        state.epoch, state.step, state.loss_sum, state.consistency_sum, state.counts = now.number + 1, 0, 0.0, 0.0, 0
         if better:
             checkpoint.save_weights(self.folder / "best.safetensors", self.learn.model.state_dict())
         stage = self.conductor.stage
@@ -276,6 +249,6 @@ class TensorBoard(Callback):
 
     def after_epoch(self) -> None:
         row = self.state.rows[-1]
-        for key in row.keys() & {"lr", "train_loss", "valid_loss", "score", "consistency"}:
+        for key in row.keys() - {"epoch", "stage", "loss", "tiles", "seconds"}:
             self.writer.add_scalar(key, row[key], row["epoch"])
         self.writer.flush()

@@ -30,6 +30,7 @@ class State:
     step: int = 0  # its batches done
     loss_sum: float = 0.0  # over those batches
     consistency_sum: torch.Tensor | float = 0.0  # the same of the loss on unlabelled tiles, where there is one
+    counts: torch.Tensor | int = 0  # over them: kit.training.score.counts, 0 before the first
     seconds: float = 0.0  # spent on this fold so far
     rows: list[dict[str, Any]] = field(default_factory=list)  # history.csv
     averaging: str = ""  # what the running average of the weights is: "swa", "ema 0.999", "" for none

@@ -104,12 +104,7 @@ def _start(args: argparse.Namespace) -> Run:
     data = cli.data_dir(args.data)
     tiles = tile_files.load(data)
     run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder or recipe.net.decoder))
-    placed = _placement(data, recipe)
-
-    from kit.training.learner import make_folds
-
-    table = make_folds(recipe, tiles, placed)
-    start(run, recipe, tiles, data, table, which, seconds, args.tensorboard)
+    start(run, recipe, tiles, data, deal(data, recipe, tiles), which, seconds, args.tensorboard)
     return run
 
 
@@ -197,14 +192,15 @@ def go_on(
         _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard), resumed_as)
 
 
-def _placement(data: Path, recipe: Recipe) -> pd.DataFrame | None:
-    """The placement of the tiles in mosaics, where the recipe's folds need it."""
-    if recipe.data.folds_by != "mosaic":
-        return None
-    table = placement.read(data)
-    if table is None:
+def deal(data: Path, recipe: Recipe, tiles: Tiles) -> pd.DataFrame:
+    """The recipe's folds (id, fold). Raises InputError where mosaic.csv of the data folder is needed and missing."""
+    placed = placement.read(data) if recipe.data.folds_by == "mosaic" else None
+    if recipe.data.folds_by == "mosaic" and placed is None:
         raise InputError(f"folds by mosaic need mosaic.csv: make it with scripts/mosaic.py --data {data}")
-    return table
+
+    from kit.training.learner import make_folds
+
+    return make_folds(recipe, tiles, placed)
 
 
 def or_exit(train: Callable[[], Trained | None], flags: str) -> Trained:

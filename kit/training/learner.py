@@ -37,11 +37,11 @@ from kit.training.callbacks import (
     Progress,
     StopRequest,
     TensorBoard,
-    TileScore,
 )
 from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
 from kit.training.schedules import Epoch, plan
+from kit.training.score import RunningScore, TileScore
 
 LossFunction: TypeAlias = Callable[[Any, torch.Tensor], torch.Tensor]  # predictions and targets -> scalar
 
@@ -262,7 +262,9 @@ def fit(
     epochs = plan(recipe, train.n_tiles, train.n_pseudo)
     stop = StopRequest()
     progress = Progress(state, epochs, recipe)
-    shared = [progress, TensorBoard(state, folder)] if tensorboard else [progress]
+    shared: list[Callback] = [progress, TensorBoard(state, folder)] if tensorboard else [progress]
+    if isinstance(learn.metrics[0], TileScore):
+        shared.append(RunningScore(state))
     with stop.listening(), closing(progress.bar), learn.no_bar(), learn.no_logging():
         for number, stage in enumerate(recipe.stages):
             if stage.pseudo != "none" and not train.n_pseudo:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from kit.errors import InputError
 from kit.runs import Run, read_json
-from kit.scoring.metric import average_precision
+from kit.scoring.metric import average_precision, mean_average_precision
 from kit.training import budget, learner
 from kit.training.fold import load_nets, train_folds
 from kit.training.schedules import plan
@@ -201,13 +202,44 @@ def test_a_plateau_stage_lowers_its_rate_and_ends_early(tmp_path):
     assert [rate[-1] / lr for rate in rates.rates[::4]] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+class Masks(Callback):
+    """Keeps an epoch's predicted and true masks, those of training (True) and of validation by themselves."""
+
+    order = 5
+
+    def before_epoch(self) -> None:
+        self.seen: dict[bool, list] = {True: [], False: []}
+
+    def after_pred(self) -> None:
+        self.seen[self.training].append((self.learn.pred.detach().numpy() > 0, self.learn.yb[0].numpy() > 0))
+
+
+def test_the_history_has_the_scores_and_accuracies_of_the_epochs_own_batches(tmp_path):
+    rows = []
+
+    class Expected(Masks):
+        def after_epoch(self) -> None:
+            row = {}
+            for training, name in ((True, "train"), (False, "valid")):
+                pred, true = (np.concatenate(part) for part in zip(*self.seen[training], strict=True))
+                row |= {f"{name}_score": mean_average_precision(pred, true), f"{name}_accuracy": (pred == true).mean()}
+            rows.append(row)
+
+    learn = learner.make_learner(tiny_recipe(), TILES, 0)
+    learn.add_cb(Expected())
+    learner.fit(learn, tiny_recipe(), tmp_path, resume=False)
+    history = pd.read_csv(tmp_path / "history.csv").rename(columns={"score": "valid_score"})
+    expected = pd.DataFrame(rows)
+    np.testing.assert_allclose(history[expected.columns], expected, atol=1e-12)
+
+
 def test_tensorboard_gets_the_history(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     learn = learner.make_learner(tiny_recipe(), TILES, 0)
     state = learner.fit(learn, tiny_recipe(), tmp_path, resume=False, tensorboard=True)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    for key in ("score", "train_loss", "valid_loss", "lr"):
+    for key in ("score", "train_loss", "valid_loss", "lr", "train_score", "train_accuracy", "valid_accuracy"):
         assert [event.value for event in events.Scalars(key)] == pytest.approx([row[key] for row in state.rows])
 
 

@@ -9,7 +9,9 @@ import torch
 
 from kit.nets.heads import Outputs
 from kit.scoring.metric import mean_average_precision
-from kit.training.callbacks import TileScore
+from kit.training import checkpoint
+from kit.training import score as score_of
+from kit.training.score import RunningScore, TileScore
 
 
 def test_it_is_the_exact_score_whatever_the_batches():
@@ -44,3 +46,36 @@ def test_without_tiles_there_is_no_score():
     metric = TileScore()
     metric.reset()
     assert math.isnan(metric.value)
+
+
+def test_score_and_accuracy_of_sums_are_those_of_all_tiles_at_once():
+    generator = np.random.default_rng(1)
+    true = generator.random((11, 9, 7)) < generator.random((11, 1, 1))
+    true[:3] = False
+    logits = generator.normal(0, 1, true.shape) + 2 * true - 1
+    logits[:2] = -1
+    batches = [
+        (torch.tensor(logits[rows]), torch.tensor(true[rows].astype(np.uint8))) for rows in (slice(4), slice(4, 11))
+    ]
+    score, accuracy = score_of.means(sum((score_of.counts(*batch) for batch in batches), 0))
+    assert score == pytest.approx(mean_average_precision(logits > 0, true), abs=1e-12)
+    assert accuracy == pytest.approx(((logits > 0) == true).mean(), abs=1e-12)
+
+
+def test_soft_labels_are_cut_at_one_half():
+    soft, hard = torch.tensor([[[0.2, 0.5, 0.6, 1.0]]]), torch.tensor([[[0, 0, 1, 1]]])
+    logits = torch.tensor([[[-1.0, -1.0, 1.0, -1.0]]])
+    assert score_of.counts(logits, soft).tolist() == score_of.counts(logits, hard).tolist() == [1, 0, 4, 1]
+
+
+def test_nothing_is_copied_from_the_device_in_a_step():
+    """Tensors of torch's meta device have no values: whatever asked for one would raise."""
+    pred, true = torch.zeros(4, 8, 8, device="meta"), torch.zeros(4, 8, 8, dtype=torch.uint8, device="meta")
+    state = checkpoint.State()
+    running = RunningScore(state)
+    running.learn = SimpleNamespace(pred=pred, yb=(true,))
+    running.after_batch()
+    running.after_batch()
+    assert state.counts.dtype == torch.int64
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        score_of.means(state.counts)

@@ -4,7 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kit.data.mosaic_levels import lay_out
-from kit.report.figures.style import BLUE, ORANGE, legend
+from kit.report.figures.style import BLUE, ORANGE, YELLOW, legend
+from kit.scoring.mosaic_rules import CAP, SOFT, UP, VERTICAL
+
+_SIGNS = {VERTICAL: "v", SOFT: "d", CAP: "X", UP: "^"}  # of mosaic rules
 
 
 def restoration(original: np.ndarray, covered: np.ndarray, restored: np.ndarray) -> Figure:
@@ -27,11 +30,13 @@ def mosaic(
     cols: np.ndarray,
     masks: dict[str, tuple[np.ndarray, np.ndarray]],
     title: str,
+    marks: dict[str, np.ndarray] | None = None,
 ) -> Figure:
     """Tiles (n, H, W) float put together at rows and cols (n,), with up to two sets of masks outlined.
 
     masks: by label, which of the tiles have a mask (n,) bool, and the masks (n, H, W) bool. A square in its corner
     tells that a tile has one, for it may be empty.
+    marks: by mosaic rule, of which tiles it speaks (n,) bool; a sign for each in their lower left corners.
     """
     (height, width), picture = stack.shape[1:], lay_out(stack, rows, cols, np.nan)
     figure = Figure(figsize=(max(5.0, picture.shape[1] / 90), picture.shape[0] / 90 + 1.2), layout="constrained")
@@ -44,6 +49,11 @@ def mosaic(
             axes.contour(outline, levels=[0.5], colors=colour, linewidths=1.3)
         axes.plot(cols[has] * width + 5 + 8 * number, rows[has] * height + 5, "s", color=colour, markersize=4,
                   linestyle="none", label=label)  # fmt: skip
+    for number, (rule, has) in enumerate((marks or {}).items()):
+        axes.plot(
+            cols[has] * width + 8 + 12 * number, (rows[has] + 1) * height - 9, _SIGNS[rule], color=YELLOW,
+            markersize=7, markeredgecolor="black", markeredgewidth=0.7, linestyle="none", label=f"rule {rule}",
+        )  # fmt: skip
     axes.set_xticks((np.arange(cols.max() + 1) + 0.5) * width, labels=np.arange(cols.max() + 1))
     axes.set_yticks((np.arange(rows.max() + 1) + 0.5) * height, labels=np.arange(rows.max() + 1))
     axes.set_title(title, loc="left", fontsize=12)

@@ -3,6 +3,7 @@
 Figures are made without pyplot, so that no global state is touched; a notebook shows one that a cell returns.
 """
 
+import sys
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,8 +12,18 @@ from matplotlib.figure import Figure
 from kit.runs import atomic_path
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; marks differ in shape as well
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
-MARKS = tuple(zip((BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), "osD^vX", strict=True))
+BLUE, ORANGE, GREEN, YELLOW, GREY = "#0072B2", "#D55E00", "#009E73", "#F0E442", "#555555"
+MARKS = tuple(zip((BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00"), "osD^vX", strict=True))
+
+
+def show_in_notebooks() -> None:
+    """Let IPython, where it runs, draw a figure that a cell returns; by itself it does so only after a pyplot figure."""
+    if "IPython" in sys.modules:
+        from IPython import get_ipython
+        from IPython.core.pylabtools import select_figure_formats
+
+        if shell := get_ipython():
+            select_figure_formats(shell, {"png"})
 
 
 def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 5.4)) -> tuple[Figure, Axes]:
@@ -23,6 +34,7 @@ def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 5.4)) -> t
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
     axes.grid(color="0.9")
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 

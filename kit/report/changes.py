@@ -1,0 +1,101 @@
+"""What each part of a run's decision changed: out-of-fold masks step by step, from threshold 0.5 to the last rule."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from kit.data.tiles import Tiles
+from kit.runs import Run
+from kit.scoring import decide, mosaic_rules
+from kit.scoring.decision import CONSTANT_EMPTY, FULL_EMPTY, HOLES, Decision
+from kit.scoring.metric import average_precision
+from kit.scoring.postprocess import CHUNK
+
+COLUMNS = ["tile", "rule", "before", "after"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The out-of-fold tiles of a run under its decision, (n,) each.
+
+    The decision was chosen on these tiles, so their scores are a little better than the nested one.
+    """
+
+    ids: np.ndarray  # str
+    rows: np.ndarray  # int, where each stands among the training tiles
+    prob: np.ndarray  # (n, H, W) float16, memory-mapped
+    masks: np.ndarray  # (n, H, W) bool, mosaic rules included
+    scores: np.ndarray  # float
+    changes: pd.DataFrame  # tile (0 .. n-1), rule, before, after: scores of each tile whose mask a rule changed; the
+    # categories of `rule` are all parts of the decision in their order
+
+
+def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
+    """Decide the run's out-of-fold tiles, a part of the decision after another.
+
+    Raises InputError where the run has no out-of-fold predictions or those of other tiles, or its decision has mosaic
+    rules and `placement` is not what they were measured on.
+    """
+    decide.check_tiles(run, tiles)
+    prob, ids = decide.predictions(run, "oof", tiles, f"train {run.name} again")
+    rows = decide.rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
+    decision = decide.decision_of(run)
+    head, constant = decide.needed_head(run, "oof", len(ids), decision), tiles.constant("train")[rows]
+    parts, last = list(parts_of(decision)), mosaic_rules.weakest_first(decision.mosaic_rules)
+    masks, scores, changes = np.empty(prob.shape, bool), np.empty(len(prob)), []
+    for first in range(0, len(prob), CHUNK):
+        part = slice(first, first + CHUNK)
+        true, own_head = tiles.masks[rows[part]], None if head is None else head[part]
+        masks[part] = Decision().masks(prob[part])
+        scores[part] = average_precision(masks[part], true)
+        for name, grown in parts:
+            after = grown.masks(prob[part], constant[part], own_head)
+            changes += _put(name, after, masks[part], scores[part], true, first)
+    if last:
+        near = decide.neighbours_of(run, tiles, decision, placement)
+        for rule in last:
+            after = near.replaced(masks, list(ids), [rule])
+            changes += _put(rule, after, masks, scores, tiles.masks[rows], 0)
+    table = pd.DataFrame(changes, columns=COLUMNS).astype({"tile": int, "before": float, "after": float})
+    table["rule"] = pd.Categorical(table["rule"], [*(name for name, _ in parts), *last])
+    return Judged(ids.to_numpy(str), rows, prob, masks, scores, table)
+
+
+def parts_of(decision: Decision) -> Iterator[tuple[str, Decision]]:
+    """The decision as it grows from threshold 0.5, without mosaic rules: the name of each part, and what there is by
+    then. Parts that it does not have are left out.
+    """
+    above = f"threshold {decision.threshold:.2f}" if decision.calibration is None else "greatest expected score"
+    holes = "holes" if decision.min_hole == HOLES[-1] else f"holes under {decision.min_hole} pixels"
+    parts: dict[str, dict] = {
+        above: {"threshold": decision.threshold, "calibration": decision.calibration},
+        "empty head": {"empty_above": decision.empty_above},
+        f"components under {decision.min_component} pixels": {"min_component": decision.min_component},
+        holes: {"min_hole": decision.min_hole},
+    }
+    rules = [rule for rule in (FULL_EMPTY, CONSTANT_EMPTY) if rule in decision.rules]
+    parts |= {rule: {"rules": tuple(rules[: number + 1])} for number, rule in enumerate(rules)}
+    grown = Decision()
+    for name, values in parts.items():
+        before, grown = grown, replace(grown, **values)
+        if grown != before:
+            yield name, grown
+
+
+def _put(
+    rule: str, after: np.ndarray, masks: np.ndarray, scores: np.ndarray, true: np.ndarray, first: int
+) -> list[tuple[int, str, float, float]]:
+    """Put masks `after` in place of `masks`, their scores of `scores`; the changes, the tiles counted from `first`."""
+    own = np.flatnonzero((after != masks).any(axis=(1, 2)))
+    before = scores[own]
+    masks[own], scores[own] = after[own], average_precision(after[own], true[own])
+    return [(first + int(tile), rule, *pair) for tile, *pair in zip(own, before, scores[own], strict=True)]
+
+
+def by_rule(changes: pd.DataFrame, count: int) -> pd.DataFrame:
+    """What each rule did to `count` tiles: rule, changed, better, worse (tiles), gain (of the mean score)."""
+    gain = changes["after"] - changes["before"]
+    table = pd.DataFrame({"changed": 1, "better": gain > 0, "worse": gain < 0, "gain": gain / count})
+    return table.groupby(changes["rule"], observed=False).sum().reset_index()

@@ -1,0 +1,71 @@
+"""Sprite sheets: 100 thumbnails in a file, so that a page of thousands opens at once and loads what is seen."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+from scipy import ndimage
+
+from kit.report.figures.style import ORANGE
+
+ACROSS = 10  # tiles in a row of a sheet, and rows
+LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png"}  # the suffix of each one's files
+TRUTH = "#56B4E9"  # Okabe and Ito's sky blue: their blue is too dark on grey tiles
+_LEVELS = 32  # of probability
+_CLEAR, _FILL, _LINE = range(3)  # indices of an outline's palette
+_LINE_WIDTH = {"truth": 2, "mask": 1}  # pixels, so that two lines in one place are both seen
+
+
+def write(folder: Path, layer: str, tiles: np.ndarray) -> list[str]:
+    """Write a layer (n, H, W) of tiles, in their order, as sheets into a folder; returns the files' names.
+
+    image: uint8, grey. truth, mask: bool, outlined on a clear ground. probability: float, dark blue to yellow, the
+    clearer the lower, so that it can lie on the image.
+    """
+    names = []
+    for first in range(0, len(tiles), ACROSS**2):
+        names.append(f"{layer}_{first // ACROSS**2:03}.{LAYERS[layer]}")
+        _DRAWN[layer](tiles[first : first + ACROSS**2], folder / names[-1])
+    return names
+
+
+def together(tiles: np.ndarray) -> np.ndarray:
+    """Up to 100 tiles (n, H, W) row by row in a square of 10 by 10, (10 H, 10 W); 0 where there is none."""
+    sheet = np.zeros((ACROSS**2, *tiles.shape[1:]), tiles.dtype)
+    sheet[: len(tiles)] = tiles
+    height, width = tiles.shape[1:]
+    return sheet.reshape(ACROSS, ACROSS, height, width).swapaxes(1, 2).reshape(ACROSS * height, ACROSS * width)
+
+
+def _image(tiles: np.ndarray, path: Path) -> None:
+    Image.fromarray(together(tiles)).save(path, quality=85)
+
+
+def _outline(layer: str, colour: str, tiles: np.ndarray, path: Path) -> None:
+    inner = ndimage.binary_erosion(tiles, ndimage.generate_binary_structure(2, 1)[None], _LINE_WIDTH[layer])
+    index = np.select([inner, tiles], [_FILL, _LINE], _CLEAR).astype(np.uint8)
+    rgb = bytes.fromhex(colour[1:])
+    _with_palette(together(index), rgb * 3, bytes([0, 50, 255]), path)
+
+
+def _probability(tiles: np.ndarray, path: Path) -> None:
+    level = np.rint(tiles.astype(np.float32) * (_LEVELS - 1)).astype(np.uint8)
+    colours = colormaps["cividis"](np.linspace(0, 1, _LEVELS), bytes=True)
+    _with_palette(
+        together(level), colours[:, :3].tobytes(), np.linspace(0, 235, _LEVELS).astype(np.uint8).tobytes(), path
+    )
+
+
+def _with_palette(index: np.ndarray, colours: bytes, alpha: bytes, path: Path) -> None:
+    picture = Image.fromarray(index, "P")
+    picture.putpalette(colours)
+    picture.save(path, transparency=alpha)
+
+
+_DRAWN = {
+    "image": _image,
+    "truth": lambda tiles, path: _outline("truth", TRUTH, tiles, path),
+    "probability": _probability,
+    "mask": lambda tiles, path: _outline("mask", ORANGE, tiles, path),
+}

@@ -1,0 +1,86 @@
+"""The first section of the report: how good each run is, what is special in its recipe, and what made it."""
+
+import tomllib
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from kit import recipe
+from kit.recipe import Recipe, Stage
+from kit.report.plates import Section, Table
+from kit.runs import RECIPE, Run, read_json
+from kit.scoring import decide
+
+OF_NO_RESULT = ("name", "source", "published")  # keys that no result depends on
+
+
+def section(runs: list[Run]) -> Section:
+    """Of each run the scores and what made it, of the first its recipe's differences. Raises InputError for a damaged
+    file.
+    """
+    scores = pd.concat([_scores(run) for run in runs])
+    made = pd.DataFrame({run.name: _made(run) for run in runs}).rename_axis("").reset_index()
+    parts = [
+        Table("scores", "How good is it?", scores, decide.decision_of(runs[0]).in_words().replace("\n", "; ")),
+        *_recipe(runs[0]),
+        Table("made", "What made it?", made),
+    ]
+    return Section("summary", "Summary", parts)
+
+
+def _scores(run: Run) -> pd.DataFrame:
+    record = read_json(run / "scores.json") if (run / "scores.json").exists() else {"folds": {}}
+    columns = {"score": "score", "weights": "weights", "epochs": "epochs", "seconds": "seconds"}
+    rows = [[run.name, fold, *map(entry.get, columns)] for fold, entry in record["folds"].items()]
+    if len(rows) != 1 and "mean" in record:  # an ensemble has no folds of its own
+        spread = f"mean, deviation {record['std']:.4f}" if "std" in record else "all"
+        rows.append([run.name, spread, record["mean"], "", None, None])
+    return pd.DataFrame(rows, columns=["run", "fold", *columns])
+
+
+def _recipe(run: Run) -> list[Table]:
+    own = recipe.load(str(run / RECIPE))
+    parent = recipe.load(own.name).parent if own.name in recipe.names() else ""
+    frame = differences(recipe.load(parent) if parent else Recipe(), own)
+    frame.columns = ["key", parent or "default", own.name]
+    note = own.source and f"Source: {own.source}"
+    return [Table("recipe", f"How does {own.name} differ from {parent or 'the defaults'}?", frame, note)]
+
+
+def differences(one: Recipe, other: Recipe) -> pd.DataFrame:
+    """The keys, dotted, in which two recipes differ, with the value of each: key, one, other (text).
+
+    A stage that only one of them has is held against the default stage.
+    """
+    stages = max(len(one.stages), len(other.stages))
+    first, second = (_flat(tomllib.loads(recipe.dumps(_padded(some, stages)))) for some in (one, other))
+    first["stages"], second["stages"] = len(one.stages), len(other.stages)
+    keys = [key for key in ["stages", *first] if key not in OF_NO_RESULT and first[key] != second[key]]
+    rows = [(key, _text(first[key]), _text(second[key])) for key in dict.fromkeys(keys)]
+    return pd.DataFrame(rows, columns=["key", "one", "other"])
+
+
+def _padded(some: Recipe, stages: int) -> Recipe:
+    return replace(some, stages=some.stages + (Stage(),) * (stages - len(some.stages)))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys, list items by their number."""
+    if not isinstance(value, dict | list):
+        return {prefix: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {key: leaf for name, inner in items for key, leaf in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _made(run: Run) -> dict[str, str]:
+    """The command and the environment, by name."""
+    command = run / "command.txt"
+    facts = {"command": command.read_text().strip() if command.exists() else ""}
+    record = read_json(run / "environment.json")
+    versions = record.pop("versions", {})
+    return facts | {name: str(value) for name, value in {**record, **versions}.items()}

@@ -1,0 +1,260 @@
+"""The page in a real browser: what a person presses, picks and links does what it says. Skipped without a Chromium."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kit.data import demo, tiles
+from kit.data.tiles import Tiles
+from kit.report import gallery, page, summary_section
+from kit.report.figures.style import chart
+from kit.report.plates import Gallery, Plate, Section
+from tests.report.planted import planted_run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = ("--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH")]
+MARKUP = "<b>bold</b>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        args = [*QUIET, "--no-sandbox", "--no-first-run"]
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> Tiles:
+    path = tmp_path_factory.mktemp("data")
+    demo.write(path / "demo", n_train=120, n_test=10, seed=0)
+    loaded = tiles.load(path / "demo")
+    names = loaded.train_ids.astype("U20")
+    names[5] = MARKUP
+    return replace(loaded, train_ids=names)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory, loaded) -> tuple[Path, Gallery]:
+    """The page of a run with a long name, and its gallery."""
+    run = planted_run(tmp_path_factory.mktemp("runs") / ("a-long-name-" * 8), loaded)
+    figure, axes = chart("A figure", "Steps", "Loss")
+    axes.plot([1, 2])
+    curve = Section("training", "Training", [Plate("curve", "How did the loss fall?", figure)])
+    section = gallery.of_run(run, loaded, None)
+    path = page.write(run / "report", run.name, [summary_section.section([run]), section, curve])
+    return path, section.parts[0]
+
+
+@pytest.fixture
+def tab(browser, shown):
+    """A page of which nothing may be asked outside its folder, nor anything be complained about."""
+    context, trouble = browser.new_context(viewport={"width": 1280, "height": 900}), []
+    tab, folder = context.new_page(), shown[0].parent.as_uri()
+    tab.on("console", lambda message: trouble.append(message.text))
+    tab.on("pageerror", lambda error: trouble.append(str(error)))
+    tab.on("requestfailed", lambda request: trouble.append(request.url))
+    tab.on("request", lambda request: request.url.startswith((folder, "data:")) or trouble.append(request.url))
+    tab.goto(shown[0].as_uri())
+    yield tab
+    context.close()
+    assert trouble == []
+
+
+def ids(tab) -> list[str]:
+    return tab.eval_on_selector_all(
+        "#tiles .tile", "tiles => tiles.map(tile => tile.getAttribute('aria-label').split(',')[0])"
+    )
+
+
+def count(tab) -> str:
+    return tab.inner_text("#count")
+
+
+def pick(tab, name: str, value: str) -> None:
+    tab.select_option(f"select[name={name}]", value)
+    tab.wait_for_function("value => location.hash.includes(value)", arg=f"{name}={value}")
+
+
+def test_every_tile_is_there_the_worst_first_and_markup_is_text(tab, shown):
+    assert ids(tab) == shown[1].tiles["id"].tolist()
+    assert count(tab) == f"120 of 120 tiles, mean score {shown[1].tiles['score'].mean():.4f}"
+    assert MARKUP in ids(tab)
+    assert tab.locator("b").count() == 0
+    tab.goto(shown[0].as_uri() + "#tiles?tile=" + MARKUP)
+    tab.wait_for_selector("#viewer[open]")
+    assert tab.inner_text("#viewer-title").startswith(MARKUP)
+
+
+@pytest.mark.parametrize("by", ["score", "coverage", "uncertainty", "id"])
+@pytest.mark.parametrize("descending", [False, True])
+def test_sorting(tab, shown, by, descending):
+    pick(tab, "kind", "salt")
+    value = f"-{by}" if descending else by
+    if value != "score":  # the order at the start
+        pick(tab, "sort", value)
+    table = shown[1].tiles[shown[1].tiles["kind"] != "empty"]
+    digits = {"coverage": 6, "uncertainty": 4}.get(by, 10)  # as told to the page
+    keys = table[by].round(digits) if by != "id" else table[by]
+    assert ids(tab) == table.loc[keys.sort_values(ascending=not descending, kind="stable").index, "id"].tolist()
+
+
+@pytest.mark.parametrize("name", ["kind", "class", "fold"])
+def test_filters(tab, shown, name):
+    for value in shown[1].tiles[name].unique():
+        pick(tab, name, str(value))
+        expected = shown[1].tiles[shown[1].tiles[name] == value]
+        assert ids(tab) == expected["id"].tolist()
+        assert count(tab) == f"{len(expected)} of 120 tiles, mean score {expected['score'].mean():.4f}"
+    tab.select_option(f"select[name={name}]", "all")
+    tab.wait_for_function("document.querySelectorAll('#tiles .tile').length === 120")
+
+
+def test_the_worst_fifty_and_what_a_rule_changed(tab, shown):
+    pick(tab, "show", "worst")
+    assert ids(tab) == shown[1].tiles["id"].tolist()[:50]
+    pick(tab, "fold", "1")  # of the fold the worst fifty
+    assert ids(tab) == shown[1].tiles["id"][shown[1].tiles["fold"] == 1].tolist()[:50]
+    tab.select_option("select[name=fold]", "all")
+    for number, rule in enumerate(shown[1].changes["rule"].cat.categories):
+        pick(tab, "show", f"rule-{number}")
+        changed = shown[1].changes["tile"][shown[1].changes["rule"] == rule]
+        assert sorted(ids(tab)) == sorted(shown[1].tiles["id"].iloc[changed])
+    pick(tab, "show", "rule-1")
+    tile = ids(tab)[0]
+    tab.locator(".tile").first.click()
+    own = shown[1].changes[shown[1].tiles["id"].iloc[shown[1].changes["tile"]].to_numpy() == tile]
+    told = tab.inner_text("#changes")
+    assert all(f"Changed by {r.rule}: score {r.before:.2f} to {r.after:.2f}" in told for r in own.itertuples())
+
+
+def test_keys_in_the_grid_and_in_the_enlarged_view(tab, shown):
+    names = shown[1].tiles["id"].tolist()
+    tab.keyboard.press("j")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("j")
+    tab.keyboard.press("k")
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label').split(',')[0]") == names[1]
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#viewer[open]")
+    assert tab.inner_text("#viewer-title") == f"{names[1]} (2 of 120)"
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("name => document.getElementById('viewer-title').textContent.startsWith(name)", arg=names[2])
+    tab.keyboard.press("k")
+    tab.keyboard.press("k")
+    tab.wait_for_function("name => document.getElementById('viewer-title').textContent.startsWith(name)", arg=names[0])
+    assert tab.is_disabled("#previous")
+    tab.keyboard.press("k")  # there is none before the first
+    tab.keyboard.press("Escape")
+    tab.wait_for_function("!location.hash.includes('tile=')")
+    assert not tab.is_visible("#viewer")
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label').split(',')[0]") == names[0]
+    tab.keyboard.press("?")
+    assert "next tile" in tab.inner_text("#help")
+    tab.keyboard.press("Escape")
+    assert not tab.is_visible("#help")
+
+
+def test_layers_by_key_box_and_hover(tab):
+    art = tab.locator(".tile").nth(3).locator(".art")
+    art.scroll_into_view_if_needed()
+    seen = lambda: {name for name in ("image", "truth", "probability", "mask") if art.locator(f".{name}").is_visible()}  # noqa: E731
+    tab.wait_for_selector(".art .image")
+    assert seen() == {"image", "truth"}
+    tab.keyboard.press("t")
+    tab.wait_for_function("location.hash.includes('layers=')")
+    assert seen() == {"image"}
+    tab.keyboard.press("m")
+    tab.check("#layers input[name=probability]")
+    tab.wait_for_function("location.hash.includes('layers=probability+mask')")
+    assert seen() == {"image", "probability", "mask"}
+    assert not tab.is_checked("#layers input[name=truth]")
+    art.hover()
+    assert seen() == {"image", "truth", "probability", "mask"}
+
+
+def test_a_link_restores_what_was_seen(tab, browser, shown):
+    pick(tab, "kind", "large")
+    pick(tab, "sort", "-uncertainty")
+    tab.keyboard.press("m")
+    tab.wait_for_function("location.hash.includes('layers=')")
+    tab.locator(".tile").nth(2).click()
+    tab.wait_for_selector("#viewer[open]")
+    other = browser.new_page()
+    other.goto(tab.url)
+    other.wait_for_selector("#viewer[open]")
+    assert other.inner_text("#viewer-title") == tab.inner_text("#viewer-title")
+    assert ids(other) == ids(tab) != shown[1].tiles["id"].tolist()
+    assert other.input_value("select[name=sort]") == "-uncertainty"
+    assert other.is_checked("#layers input[name=mask]")
+    other.close()
+    tab.go_back()  # to before the tile was opened
+    tab.wait_for_selector("#viewer", state="hidden")
+    tab.goto(shown[0].as_uri() + "#tiles?kind=absurd&sort=__proto__&show=rule-99&tile=none&constructor=1")
+    tab.wait_for_function("document.querySelectorAll('#tiles .tile').length === 120")
+
+
+def test_a_link_to_a_tile_has_its_address(tab):
+    href = tab.locator(".tile").nth(4).get_attribute("href")
+    assert href.startswith("#tiles?tile=")
+    tab.click("nav a:has-text('Training')")
+    assert tab.url.endswith("#training")
+    assert tab.locator("#training").bounding_box()["y"] < 200
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_runs_off_a_small_screen(tab, width):
+    tab.set_viewport_size({"width": width, "height": 800})
+    wide = "[document.documentElement.scrollWidth, document.body.scrollWidth]"
+    assert max(tab.evaluate(wide)) <= width
+    tab.locator(".tile").first.click()
+    box = tab.locator("#viewer").bounding_box()
+    assert (box["x"] >= 0, box["x"] + box["width"] <= width) == (True, True)
+    for panel in tab.locator("#panels .art").all():
+        assert panel.bounding_box()["width"] > 100
+
+
+def test_in_the_dark_the_page_is_dark_and_figures_stay_on_white(tab):
+    def brightness(selector: str, what: str) -> float:
+        colour = tab.eval_on_selector(selector, f"element => getComputedStyle(element).{what}")
+        return float(np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]]))
+
+    assert brightness("body", "backgroundColor") > 200 > 60 > brightness("body", "color")
+    tab.emulate_media(color_scheme="dark")
+    assert brightness("body", "backgroundColor") < 60 < 200 < brightness("body", "color")
+    assert brightness(".plate img", "backgroundColor") == 255
+
+
+def test_thousands_of_tiles_open_at_once_and_load_as_they_are_scrolled_to(browser, tmp_path, loaded, record_property):
+    rows = np.arange(4000) % 120
+    names = np.array([f"{number:010x}" for number in range(4000)])
+    table = gallery.facts(loaded, rows).assign(id=names, fold=0, score=np.linspace(0, 1, 4000))
+    changes = pd.DataFrame(columns=gallery.COLUMNS).astype({"rule": "category"})
+    stacks = {"image": loaded.train_images[rows], "truth": loaded.masks[rows], "mask": loaded.masks[rows]}
+    stacks["probability"] = (stacks["truth"] * 0.8).astype(np.float16)
+    section = Section("gallery", "Tiles", [Gallery("tiles", "Which?", table, stacks, changes)])
+    path = page.write(tmp_path / "report", "many", [section])
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+    tab.goto(path.as_uri())
+    tab.wait_for_function("document.querySelector('.art .image')")
+    ready = "performance.timing.loadEventEnd - performance.timing.navigationStart"
+    record_property("opened, ms", tab.evaluate(ready))
+    print(f"4,000 tiles opened in {tab.evaluate(ready)} ms, {path.stat().st_size / 1e6:.2f} MB of HTML")
+    tab.wait_for_timeout(300)
+    assert tab.evaluate(ready) < 20_000
+    assert {"image_000.jpg", "truth_000.png"} <= set(asked)
+    assert len(asked) < 10
+    with tab.expect_request("**/image_039.jpg"):
+        tab.evaluate("document.getElementById('tiles').scrollTop = 1e9")
+    tab.close()
