@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from kit.data.placement import digest
 from kit.data.tiles import Tiles
 from kit.runs import Run
 from kit.scoring import decide, mosaic_rules
 from kit.scoring.decision import CONSTANT_EMPTY, FULL_EMPTY, HOLES, Decision
 from kit.scoring.metric import average_precision
+from kit.scoring.mosaic_gain import Neighbours
 from kit.scoring.postprocess import CHUNK
 
 COLUMNS = ["tile", "rule", "before", "after"]
@@ -26,7 +28,7 @@ class Judged:
     ids: np.ndarray  # str
     rows: np.ndarray  # int, where each stands among the training tiles
     prob: np.ndarray  # (n, H, W) float16, memory-mapped
-    masks: np.ndarray  # (n, H, W) bool, mosaic rules included
+    masks: np.ndarray  # (n, H, W) bool, mosaic rules included where they can be
     scores: np.ndarray  # float
     changes: pd.DataFrame  # tile (0 .. n-1), rule, before, after: scores of each tile whose mask a rule changed; the
     # categories of `rule` are all parts of the decision in their order
@@ -35,15 +37,18 @@ class Judged:
 def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
     """Decide the run's out-of-fold tiles, a part of the decision after another.
 
-    Raises InputError where the run has no out-of-fold predictions or those of other tiles, or its decision has mosaic
-    rules and `placement` is not what they were measured on.
+    Mosaic rules are left out where `placement` is not what they were measured on. Raises InputError where the run has
+    no out-of-fold predictions, or those of other tiles.
     """
     decide.check_tiles(run, tiles)
     prob, ids = decide.predictions(run, "oof", tiles, f"train {run.name} again")
     rows = decide.rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
     decision = decide.decision_of(run)
     head, constant = decide.needed_head(run, "oof", len(ids), decision), tiles.constant("train")[rows]
-    parts, last = list(parts_of(decision)), mosaic_rules.weakest_first(decision.mosaic_rules)
+    parts, last = list(parts_of(decision)), []
+    if placement is not None and digest(placement) == decision.placement:
+        last = mosaic_rules.weakest_first(decision.mosaic_rules)
+        near = Neighbours(placement, tiles.train_ids, tiles.masks)
     masks, scores, changes = np.empty(prob.shape, bool), np.empty(len(prob)), []
     for first in range(0, len(prob), CHUNK):
         part = slice(first, first + CHUNK)
@@ -53,11 +58,9 @@ def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
         for name, grown in parts:
             after = grown.masks(prob[part], constant[part], own_head)
             changes += _put(name, after, masks[part], scores[part], true, first)
-    if last:
-        near = decide.neighbours_of(run, tiles, decision, placement)
-        for rule in last:
-            after = near.replaced(masks, list(ids), [rule])
-            changes += _put(rule, after, masks, scores, tiles.masks[rows], 0)
+    for rule in last:
+        after = near.replaced(masks, list(ids), [rule])
+        changes += _put(rule, after, masks, scores, tiles.masks[rows], 0)
     table = pd.DataFrame(changes, columns=COLUMNS).astype({"tile": int, "before": float, "after": float})
     table["rule"] = pd.Categorical(table["rule"], [*(name for name, _ in parts), *last])
     return Judged(ids.to_numpy(str), rows, prob, masks, scores, table)

@@ -18,8 +18,7 @@ def of_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Section:
     """The out-of-fold tiles of a run under its decision, and what the decision's rules changed.
 
     The tiles' table: `facts`, and fold, predicted (share of salt), score, iou, wrong (pixels), uncertainty (bits per
-    pixel). Raises InputError as
-    `changes.judge` does.
+    pixel). Raises InputError as `changes.judge` does.
     """
     judged = changes.judge(run, tiles, placement)
     table = facts(tiles, judged.rows).assign(
@@ -39,7 +38,7 @@ def of_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Section:
     }
     moved = judged.changes.assign(tile=np.argsort(order)[judged.changes["tile"]])
     gallery = Gallery("tiles", "Which tiles fail, and how?", table.iloc[order].reset_index(drop=True), layers, moved,
-                      "Out-of-fold predictions under the run's decision.")  # fmt: skip
+                      _note(run, judged))  # fmt: skip
     return Section("gallery", "Tiles", [gallery, *_rules(judged)])
 
 
@@ -76,6 +75,14 @@ def entropy(prob: np.ndarray) -> np.ndarray:
 def worst_first(table: pd.DataFrame) -> np.ndarray:
     """The order (n,) int by score; among equals by IoU, then the most wrong pixels, then the id."""
     return np.lexsort((table["id"], -table["wrong"], table["iou"], table["score"]))
+
+
+def _note(run: Run, judged: Judged) -> str:
+    note = "Out-of-fold predictions under the run's decision, which was chosen on these tiles."
+    known = judged.changes["rule"].cat.categories
+    if missing := [rule for rule in decide.decision_of(run).mosaic_rules if rule not in known]:
+        note += f" Without {', '.join(missing)}: mosaic.csv is not the one that it was measured on."
+    return note
 
 
 def _rules(judged: Judged) -> list[Table]:

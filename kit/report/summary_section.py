@@ -1,18 +1,15 @@
 """The first section of the report: how good each run is, what is special in its recipe, and what made it."""
 
-import tomllib
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
 from kit import recipe
 from kit.recipe import Recipe, Stage
 from kit.report.plates import Section, Table
+from kit.report.training_section import LABELS, keys_of
 from kit.runs import RECIPE, Run, read_json
 from kit.scoring import decide
-
-OF_NO_RESULT = ("name", "source", "published")  # keys that no result depends on
 
 
 def section(runs: list[Run]) -> Section:
@@ -54,27 +51,12 @@ def differences(one: Recipe, other: Recipe) -> pd.DataFrame:
     A stage that only one of them has is held against the default stage.
     """
     stages = max(len(one.stages), len(other.stages))
-    first, second = (_flat(tomllib.loads(recipe.dumps(_padded(some, stages)))) for some in (one, other))
-    first["stages"], second["stages"] = len(one.stages), len(other.stages)
-    keys = [key for key in ["stages", *first] if key not in OF_NO_RESULT and first[key] != second[key]]
-    rows = [(key, _text(first[key]), _text(second[key])) for key in dict.fromkeys(keys)]
+    padded = (replace(some, stages=(*some.stages, *[Stage()] * (stages - len(some.stages)))) for some in (one, other))
+    first, second = map(keys_of, padded)
+    rows = [(key, first[key], second[key]) for key in first if key not in LABELS and first[key] != second[key]]
+    if len(one.stages) != len(other.stages):
+        rows.insert(0, ("stages", str(len(one.stages)), str(len(other.stages))))
     return pd.DataFrame(rows, columns=["key", "one", "other"])
-
-
-def _padded(some: Recipe, stages: int) -> Recipe:
-    return replace(some, stages=some.stages + (Stage(),) * (stages - len(some.stages)))
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys, list items by their number."""
-    if not isinstance(value, dict | list):
-        return {prefix: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {key: leaf for name, inner in items for key, leaf in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _made(run: Run) -> dict[str, str]:

@@ -99,7 +99,12 @@ def differences(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _keys(run: Run) -> dict[str, str]:
     """What the run's recipe says; nothing for an ensemble, whose recipe says nothing."""
-    return {} if (run / "ensemble.json").exists() else _flat(tomllib.loads(recipes.dumps(_recipe_of(run))))
+    return {} if (run / "ensemble.json").exists() else keys_of(_recipe_of(run))
+
+
+def keys_of(recipe: Recipe) -> dict[str, str]:
+    """Every key of a recipe, dotted, with its value as text."""
+    return _flat(tomllib.loads(recipes.dumps(recipe)))
 
 
 def _differs(key: str, columns: Sequence[Mapping[str, str]]) -> bool:

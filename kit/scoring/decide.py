@@ -101,19 +101,14 @@ def masks_of_test(run: Run, tiles: Tiles, placement: pd.DataFrame | None = None)
         masks[part] = decision.masks(prob[part], constant[part], None if head is None else head[part])
     if not decision.mosaic_rules:
         return list(ids), masks
-    near = neighbours_of(run, tiles, decision, placement)
-    return list(ids), near.replaced(masks, list(ids), decision.mosaic_rules)
-
-
-def neighbours_of(run: Run, tiles: Tiles, decision: Decision, placement: pd.DataFrame | None) -> Neighbours:
-    """What the decision's mosaic rules go by. Raises InputError unless `placement` is what they were measured on."""
     if placement is None or digest(placement) != decision.placement:
         state = "missing" if placement is None else "another than when they were measured"
         raise InputError(
             f"{run / 'decision.json'} has mosaic rules, but mosaic.csv is {state}: "
             f"run scripts/mosaic.py, then scripts/tune_threshold.py {run.name}"
         )
-    return Neighbours(placement, tiles.train_ids, tiles.masks)
+    near = Neighbours(placement, tiles.train_ids, tiles.masks)
+    return list(ids), near.replaced(masks, list(ids), decision.mosaic_rules)
 
 
 def needed_head(run: Run, split: str, count: int, decision: Decision) -> np.ndarray | None:

@@ -73,6 +73,9 @@ def test_mosaics_show_truth_prediction_and_where_rules_speak(run):
     expected = {f"rule {rule}": targets.nunique() for rule, targets in claims.groupby("rule")["target"]}
     assert marks == {"known mask": 12, "predicted by a": 12, **expected}
     assert expected
+    (run / "oof.npy").unlink()
+    (plate,) = mosaic_section.section(TILES, places, run).parts
+    assert "predicted by a" not in {line.get_label() for line in plate.figure.axes[0].lines}
     assert mosaic_section.section(TILES, None, run).parts == []
     assert mosaic_section.section(TILES, places.head(5), None).parts == []  # too small a mosaic
 
