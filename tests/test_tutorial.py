@@ -1,4 +1,4 @@
-"""The tutorial runs from its first cell to its last, in plain Python, and ends with a submission that Kaggle would take."""
+"""The tutorial runs from its first cell to its last, in plain Python, and ends with a valid submission."""
 
 import csv
 import json

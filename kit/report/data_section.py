@@ -9,6 +9,7 @@ from kit.data import folds, placement
 from kit.data.tiles import Tiles
 from kit.report import figures, mosaics
 from kit.report.figures import Row
+from kit.report.figures.style import short
 from kit.report.plates import Plate, Section, Table
 from kit.scoring.metric import kind_of
 from kit.scoring.mosaic_rules import CAP, rule_of
@@ -23,6 +24,7 @@ def section(tiles: Tiles, data: Path) -> Section:
     Plates that need depths, masks with salt or a placement (mosaic.csv) are left out where there are none. Raises
     InputError for a damaged mosaic.csv.
     """
+    placed = placement.read(data)
     parts: list[Plate | Table | None] = [
         _random_tiles(tiles),
         *_coverage(tiles),
@@ -31,7 +33,7 @@ def section(tiles: Tiles, data: Path) -> Section:
         _positions(tiles),
         _constant(tiles),
         *_depths(tiles),
-        _exposure(tiles, placement.read(data)),
+        _exposure(tiles, placed),
     ]
     return Section("data", "Data", [part for part in parts if part])
 
@@ -41,7 +43,7 @@ def _random_tiles(tiles: Tiles) -> Plate:
     strips = []
     for part in np.array_split(rows, -(-len(rows) // 5)):
         images, masks = tiles.train_images[part], tiles.masks[part]
-        strips += [Row("image", images, None, tiles.train_ids[part].tolist())]
+        strips += [Row("image", images, None, [short(name) for name in tiles.train_ids[part]])]
         strips += [Row("with salt", images, masks, _labels(tiles, part))]
     return Plate("random-tiles", "What do tiles look like?", figures.tile_rows(strips),
                  f"{len(rows)} training tiles drawn at random, each above itself with its salt.")  # fmt: skip

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INSTRUCTIVE = 0.7  # IoU of the tile that the score is explained on: some thresholds are passed, some are not
 VISIBLE = 0.1  # share of the tile
 AUGMENTED = 5
+RGB = ("grey as red", "grey as green", "grey as blue")  # each normalised by that colour's mean and deviation
 
 
 def section(run: Run, tiles: Tiles) -> Section:
@@ -93,12 +94,11 @@ def _of_net(recipe: Recipe, tiles: Tiles, row: int) -> Iterator[Plate | Table]:
 def _input(net: "TileNet", recipe: Recipe, tiles: Tiles, row: int) -> Plate:
     import torch
 
-    inputs = net.inputs.cpu().eval()
-    depth = torch.from_numpy(tiles.relative_depth("train")[[row]]) if net.needs_depth else None
-    channels = inputs(torch.from_numpy(tiles.train_images[[row]]), depth)[0][0].numpy()
-    names = (
-        inputs.names if len(inputs.names) == len(channels) else [f"grey as {name}" for name in ("red", "green", "blue")]
-    )
+    inputs = net.inputs.eval()
+    device = inputs.mean.device
+    depth = torch.from_numpy(tiles.relative_depth("train")[[row]]).to(device) if net.needs_depth else None
+    channels = inputs(torch.from_numpy(tiles.train_images[[row]]).to(device), depth)[0][0].cpu().numpy()
+    names = RGB if recipe.data.channels == "grey3" else inputs.names
     corner = (inputs.size - inputs.side) // 2
     figure = figures.net_input(tiles.train_images[row], channels, names, corner, inputs.side)
     return Plate("net-input", "What does the net see of a tile?", figure, _input_in_words(recipe, inputs.side))

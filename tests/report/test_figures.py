@@ -1,6 +1,8 @@
 """What a reader must find in a figure is in it, and nothing is cut off."""
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from kit.report.figures import foretold, restoration, save, score_against_speed, score_against_threshold
+from kit.report.figures.style import show_in_notebooks
 from kit.scoring.threshold import Decision, Tuning
 
 THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
@@ -83,6 +86,19 @@ def test_it_is_written_whole_as_the_kind_of_picture_its_name_says(tmp_path):
         assert picture.format == "PNG"
         assert picture.size == (960, 648)
     assert [path.name for path in tmp_path.iterdir()] == ["decision.png"]
+
+
+def test_ipython_is_asked_to_draw_figures_where_it_runs(monkeypatch):
+    asked = []
+    shell = SimpleNamespace(get_ipython=lambda: "the shell")
+    tools = SimpleNamespace(select_figure_formats=lambda *given: asked.append(given))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setitem(sys.modules, "IPython.core", SimpleNamespace(pylabtools=tools))
+    monkeypatch.setitem(sys.modules, "IPython.core.pylabtools", tools)
+    show_in_notebooks()
+    shell.get_ipython = lambda: None  # imported by a script
+    show_in_notebooks()
+    assert asked == [("the shell", {"png"})]
 
 
 ENCODERS = pd.DataFrame(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kit.scoring.mosaic_rules import claims, propose
+from kit.scoring.mosaic_rules import claims, propose, rule_of
 
 SIDE = 60
 EMPTY = np.zeros((SIDE, SIDE), bool)
@@ -17,6 +17,11 @@ RAGGED[:20] = False  # only 40 are
 CAP = EMPTY.copy()
 CAP[30:] = True
 KINDS = {"v": VERTICAL, "s": SOFT, "r": RAGGED, "c": CAP, "e": EMPTY}
+
+
+def test_each_mask_has_the_rule_that_it_can_be_the_source_of():
+    rules = dict(zip(KINDS, rule_of(np.stack(list(KINDS.values()))), strict=True))
+    assert rules == {"v": "vertical-down", "s": "soft-down", "r": "other", "c": "cap-empty", "e": "empty"}
 
 
 def said(column: str) -> set[tuple[str, int, int]]:

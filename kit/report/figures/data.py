@@ -30,10 +30,9 @@ def coverage_histogram(coverage: np.ndarray) -> Figure:
 def coverage_classes(classes: np.ndarray) -> Figure:
     """How many tiles each of the 11 classes (n,) of folds.coverage_class has, counts written on the bars."""
     counts = np.bincount(classes, minlength=len(CLASSES))
-    largest = 1 + int(counts[1:].argmax())
-    title = f"Empty: {counts[0]:,} tiles; the largest class with salt is {largest}, {counts[largest]:,} tiles"
+    title = f"{counts[0]:,} tiles are empty, {counts[1:].sum():,} have salt"
     figure, axes = chart(title, "Class: tenths of the tile that are salt, rounded up", "Tiles")
-    bars = axes.bar(CLASSES, counts, color=[GREY, *[BLUE] * 10])
+    bars = axes.bar(CLASSES, counts, color=[GREY, *[BLUE] * 10], hatch=["//", *[""] * 10], edgecolor="white")
     axes.bar_label(bars, [f"{count:,}\n{count / len(classes):.1%}" for count in counts], fontsize=9, padding=2)
     axes.set_xticks(CLASSES, labels=["0\nempty", *CLASSES[1:]])
     axes.margins(y=0.12)

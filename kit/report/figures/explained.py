@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from kit.data.competition import TGS
-from kit.report.figures.style import BLUE, GREEN, ORANGE
+from kit.report.figures.style import BLUE, GREEN, ORANGE, short
 from kit.report.figures.tiles import bare, picture, salt
 from kit.scoring.metric import average_precision, hits_of_areas
 
@@ -29,7 +29,7 @@ def metric_explained(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, nam
         fontsize=12, x=0.01, ha="left",
     )  # fmt: skip
     grid = figure.add_gridspec(2, 4, height_ratios=[3, 1.5])
-    drawn = {f"tile {name}": [], f"truth, {int(truth.sum()):,} px": [(truth, BLUE)]}
+    drawn = {f"tile {short(name)}": [], f"truth, {int(truth.sum()):,} px": [(truth, BLUE)]}
     drawn[f"prediction, {int(pred.sum()):,} px"] = [(pred, ORANGE)]
     drawn["compared"] = [(truth & pred, GREEN), (truth & ~pred, BLUE), (pred & ~truth, ORANGE)]
     for number, (title, masks) in enumerate(drawn.items()):
@@ -69,20 +69,21 @@ def _thresholds(axes: Axes, iou: float, hits: Sequence[bool]) -> None:
 
 
 def net_input(tile: np.ndarray, channels: np.ndarray, names: Sequence[str], corner: int, side: int) -> Figure:
-    """A tile (T, T) uint8 beside each channel (C, S, S) float of what a net is shown, with a scale of its own.
+    """A tile (T, T) uint8 beside each channel (C, S, S) float of what a net is shown, in a scale of its own.
 
     corner, side: where in the input the tile lies, in pixels from the top and from the left.
     """
-    figure = Figure(figsize=(2.9 * (1 + len(channels)), 3.5), layout="constrained")
+    figure = Figure(figsize=(2.9 * (1 + len(channels)), 3.7), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(channels))
     picture(first, tile)
+    first.set_xlabel("black 0, white 255", fontsize=10)
     first.set_title(f"tile, {len(tile)} x {len(tile)} px", fontsize=11)
     for axes, channel, name in zip(others, channels, names, strict=True):
-        drawn = axes.imshow(channel, cmap="gray")
+        axes.imshow(channel, cmap="gray")
         axes.set_title(f"{name}, {len(channel)} x {len(channel)} px", fontsize=11)
         if side < len(channel):
             axes.add_patch(Rectangle((corner - 0.5, corner - 0.5), side, side, fill=False, color=ORANGE, linewidth=1.5))
-        figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.9)
+        axes.set_xlabel(f"black {channel.min():.2f}, white {channel.max():.2f}", fontsize=10)
     for axes in (first, *others):
         bare(axes)
     if side < channels.shape[-1]:

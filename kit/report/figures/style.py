@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 
 from kit.runs import atomic_path
 
+LONGEST = 18  # characters of a tile's name
 # Okabe and Ito's colours, told apart by colour-blind readers too; marks differ in shape as well
 BLUE, ORANGE, GREEN, YELLOW, GREY = "#0072B2", "#D55E00", "#009E73", "#F0E442", "#555555"
 MARKS = tuple(zip((BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00"), "osD^vX", strict=True))
 
 
 def show_in_notebooks() -> None:
-    """Let IPython, where it runs, draw a figure that a cell returns; by itself it does so only after a pyplot figure."""
+    """Let IPython, where it runs, draw a figure that a cell returns: else it does so only after one of pyplot."""
     if "IPython" in sys.modules:
         from IPython import get_ipython
         from IPython.core.pylabtools import select_figure_formats
@@ -37,6 +38,11 @@ def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 5.4)) -> t
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def short(name: str) -> str:
+    """A name that fits above a tile."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def legend(figure: Figure, columns: int = 2) -> None:
