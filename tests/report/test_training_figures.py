@@ -8,7 +8,7 @@ from kit import recipe as recipes
 from kit.report import figures, rates
 from kit.runs import Run
 from kit.training.schedules import SCHEDULES, Position, plan
-from tests.report.drawn import assert_nothing_is_cut_off, words
+from tests.report.drawn import assert_readable, words
 from tests.report.trained import history_of
 
 DEMO = recipes.load("demo")
@@ -139,4 +139,4 @@ DRAWN = {
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_nothing_is_cut_off(name):
-    assert_nothing_is_cut_off(DRAWN[name]())
+    assert_readable(DRAWN[name]())

@@ -1,0 +1,78 @@
+"""A sweep on a real Ray cluster of two nodes on this machine; one of them is killed while it trains."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kit.data import demo
+from tests.small import TINY
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("ray")
+# in a process of its own: what Ray starts must not outlive it, nor its warnings become errors here
+CLUSTER = """
+import subprocess, sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+cluster.wait_for_nodes()
+sweep = subprocess.Popen([sys.executable, *sys.argv[1:], "--address", cluster.address, "--", "--epochs", "12"])
+def busy(name):
+    return (Path("runs") / name / "fold_0" / "resume.pt").exists()
+while sweep.poll() is None and not any(busy(f"a-tiny-s{seed}-f0") for seed in (0, 1)):
+    time.sleep(0.1)
+cluster.remove_node(nodes[0], allow_graceful=False)
+print("killed a node", sweep.poll(), flush=True)
+code = sweep.wait()
+cluster.shutdown()
+sys.exit(code)
+"""
+
+
+def python(*command, cwd, **variables):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_DISABLE_IMPORT_WARNING": "1", **variables}
+    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_costs_no_training_and_changes_no_result(tmp_path):
+    demo.write(tmp_path / "data", n_train=40, n_test=12, seed=3)
+    sweep = (ROOT / "scripts" / "sweep.py", "--name", "a", "--recipe", TINY, "--seed", "0,1")
+    code, out, err = python("-c", CLUSTER, *map(str, sweep), cwd=tmp_path)
+    assert code == 0, out + err
+    assert "killed a node None" in out  # while the sweep went on
+    table = pd.read_csv(tmp_path / "runs" / "a.sweep.csv")
+    assert list(table["run"]) == ["a-tiny-s0-f0", "a-tiny-s1-f0"]
+    assert table["error"].isna().all()
+    alone = ("--recipe", TINY, "--seed", "1", "--fold", "0", "--epochs", "12", "--run", "alone")
+    assert python(str(ROOT / "scripts" / "train.py"), *alone, cwd=tmp_path)[0] == 0
+    for name in ("valid.npy", "best.safetensors"):
+        files = [(tmp_path / "runs" / run / "fold_0" / name).read_bytes() for run in ("a-tiny-s1-f0", "alone")]
+        assert files[0] == files[1]
+    assert not list((tmp_path / "runs").rglob("resume.pt"))
+    assert np.isfinite(table["score"]).all()
+    code, out, _ = python(*map(str, sweep), "--", "--epochs", "12", cwd=tmp_path)  # nothing is left to be done
+    assert (code, "0 of 2 trainings to do" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--seed", "one"), "--seed 'one' is not understood"),
+        (("--fold", "none"), "--fold none has no score to compare"),
+        (("--fold", "7"), "--fold '7' must name different folds"),
+        (("--recipe", "nobody"), "nobody"),
+        (("--name", "a/b"), "is no usable name"),
+    ],
+)
+def test_refusals_come_before_ray_is_started(tmp_path, flags, words):
+    code, _, err = python(str(ROOT / "scripts" / "sweep.py"), "--name", "a", *flags, cwd=tmp_path)
+    assert (code, words in err, err.count("\n")) == (2, True, 1), err
+    assert not (tmp_path / "runs").exists()
