@@ -120,7 +120,7 @@ def scores_of_runs(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
         for number, history in enumerate(folds):
             axes.plot(history["epoch"] + 1, history["score"], color=colour, marker=mark, linestyle=style, markersize=5,
                       markevery=[-1], label="_" if number else textwrap.shorten(name, 60))  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend(figure, 1)
     return figure
 
@@ -138,7 +138,7 @@ def _plain(axes: Axes, title: str) -> None:
     axes.set_xlabel("Epoch", fontsize=11)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
 
 
 def _has(history: pd.DataFrame, columns: Sequence[str]) -> bool:

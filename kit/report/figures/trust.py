@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from kit.report import measures
 from kit.report.figures.style import BLUE, GREY, ORANGE, chart, legend
@@ -35,6 +36,7 @@ def calibration(prob: np.ndarray, true: np.ndarray, empty: np.ndarray, said_by: 
         above.set_ylabel(f"Share of {unit}", fontsize=11)
         below.bar(table["prob"], table["count"], 0.7 / bins, color=GREY)
         below.set_yscale("log")
+        below.yaxis.set_minor_formatter(NullFormatter())
         below.set_ylabel(unit.capitalize(), fontsize=11)
         below.set_xlabel(what, fontsize=11)
         for axes in (above, below):
