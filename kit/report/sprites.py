@@ -14,6 +14,7 @@ LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png"}  
 TRUTH = "#56B4E9"  # Okabe and Ito's sky blue: their blue is too dark on grey tiles
 _LEVELS = 32  # of probability
 _CLEAR, _FILL, _LINE = range(3)  # indices of an outline's palette
+_ALPHA = bytes([0, 50, 255])  # of these
 _LINE_WIDTH = {"truth": 2, "mask": 1}  # pixels, so that two lines in one place are both seen
 
 
@@ -45,22 +46,16 @@ def _image(tiles: np.ndarray, path: Path) -> None:
 def _outline(layer: str, colour: str, tiles: np.ndarray, path: Path) -> None:
     inner = ndimage.binary_erosion(tiles, ndimage.generate_binary_structure(2, 1)[None], _LINE_WIDTH[layer])
     index = np.select([inner, tiles], [_FILL, _LINE], _CLEAR).astype(np.uint8)
-    rgb = bytes.fromhex(colour[1:])
-    _with_palette(together(index), rgb * 3, bytes([0, 50, 255]), path)
+    picture = Image.fromarray(together(index), "P")
+    picture.putpalette(bytes.fromhex(colour[1:]) * 3)
+    picture.save(path, transparency=_ALPHA)
 
 
 def _probability(tiles: np.ndarray, path: Path) -> None:
     level = np.rint(tiles.astype(np.float32) * (_LEVELS - 1)).astype(np.uint8)
-    colours = colormaps["cividis"](np.linspace(0, 1, _LEVELS), bytes=True)
-    _with_palette(
-        together(level), colours[:, :3].tobytes(), np.linspace(0, 235, _LEVELS).astype(np.uint8).tobytes(), path
-    )
-
-
-def _with_palette(index: np.ndarray, colours: bytes, alpha: bytes, path: Path) -> None:
-    picture = Image.fromarray(index, "P")
-    picture.putpalette(colours)
-    picture.save(path, transparency=alpha)
+    picture = Image.fromarray(together(level), "P")
+    picture.putpalette(colormaps["cividis"](np.linspace(0, 1, _LEVELS), bytes=True)[:, :3].tobytes())
+    picture.save(path)
 
 
 _DRAWN = {

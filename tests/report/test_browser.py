@@ -174,6 +174,8 @@ def test_layers_by_key_box_and_hover(tab):
     tab.wait_for_function("location.hash.includes('layers=')")
     assert seen() == {"image"}
     tab.keyboard.press("m")
+    tab.keyboard.press("p")
+    tab.keyboard.press("p")  # faster than the hash's events
     tab.check("#layers input[name=probability]")
     tab.wait_for_function("location.hash.includes('layers=probability+mask')")
     assert seen() == {"image", "probability", "mask"}

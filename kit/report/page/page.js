@@ -10,6 +10,7 @@
   const count = facts.id.length;
   const places = new Map(facts.id.map((id, place) => [id, place])); // tiles stand in their order of badness
 
+  const STACK = ["image", "probability", "truth", "mask"].filter((name) => sheets[name]); // from the ground up
   const LAYERS = { truth: "t", probability: "p", mask: "m" }; // with their keys
   const NAMES = { truth: "truth", probability: "probability", mask: "predicted mask" };
   const percent = (x) => `${(100 * x).toFixed(1)} %`;
@@ -36,7 +37,10 @@
     const kept = Object.entries(wanted).filter(([key, value]) => value !== defaults[key]);
     return `#tiles?${new URLSearchParams(kept)}`;
   };
-  const go = (changed) => location.replace(hash(changed));
+  const go = (changed) => {
+    location.replace(hash(changed));
+    read(); // at once: the event comes later, perhaps after the next key
+  };
 
   const read = () => {
     const [where, query] = location.hash.split(/\?(.*)/s);
@@ -113,7 +117,7 @@
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       near.unobserve(target);
-      target.firstChild.append(...Object.keys(sheets).map((name) => layer(name, Number(target.dataset.place))));
+      target.firstChild.append(...STACK.map((name) => layer(name, Number(target.dataset.place))));
     }
   }, { root: grid, rootMargin: "300px" });
   tiles.forEach((tile) => near.observe(tile));
@@ -126,7 +130,12 @@
     if (!state.tile) return viewer.close();
     const place = places.get(state.tile);
     enlarge(place);
-    if (!viewer.open) viewer.showModal();
+    if (!viewer.open) open(viewer);
+  };
+
+  const open = (dialog) => {
+    dialog.showModal();
+    dialog.focus(); // not its first button
   };
 
   const enlarge = (place) => {
@@ -138,7 +147,7 @@
     const panel = (className, names, ...title) =>
       make("figure", {}, make("span", { className }, ...names.map((name) => layer(name, place))), make("figcaption", {}, ...title));
     const swatch = (name) => make("span", { className: `swatch ${name}` });
-    const panels = [panel("art", Object.keys(sheets), `With the layers chosen (keys ${Object.keys(LAYERS).filter((name) => sheets[name]).map((name) => LAYERS[name]).join(", ")})`)];
+    const panels = [panel("art", STACK, `With the layers chosen (keys ${Object.keys(LAYERS).filter((name) => sheets[name]).map((name) => LAYERS[name]).join(", ")})`)];
     if (sheets.mask) {
       panels.push(panel("art fixed", ["image", "truth", "mask"], swatch("truth"), " truth, ", swatch("mask"), " predicted mask"),
         panel("art fixed", ["probability"], "Probability of salt: 0 ", swatch("probability"), " 1"));
@@ -194,10 +203,10 @@
     document.getElementById("layers").append(make("label", {}, box, make("span", { className: `swatch ${name}` }), NAMES[name]));
   }
 
-  const KEYS = [["→ or j", "next tile"], ["← or k", "previous tile"], ["Enter", "enlarge the tile"], ["Esc", "close"],
-    ...Object.entries(LAYERS).filter(([name]) => sheets[name]).map(([name, key]) => [key, `${NAMES[name]} on or off`]), ["?", "these keys"]];
-  document.getElementById("keys").append(...KEYS.map(([key, what]) =>
-    make("tr", {}, make("td", {}, make("kbd", { textContent: key })), make("td", { textContent: what }))));
+  const KEYS = [[["→", "j"], "next tile"], [["←", "k"], "previous tile"], [["Enter"], "enlarge the tile"], [["Esc"], "close"],
+    ...Object.entries(LAYERS).filter(([name]) => sheets[name]).map(([name, key]) => [[key], `${NAMES[name]} on or off`]), [["?"], "these keys"]];
+  document.getElementById("keys").append(...KEYS.map(([keys, what]) =>
+    make("tr", {}, make("td", {}, ...keys.flatMap((key) => [make("kbd", { textContent: key }), " "])), make("td", { textContent: what }))));
 
   tools.addEventListener("submit", (event) => event.preventDefault());
   tools.addEventListener("change", ({ target }) => target.matches("select") && go({ [target.name]: target.value, tile: "" }));
@@ -209,7 +218,7 @@
   });
   document.getElementById("previous").addEventListener("click", () => step(-1));
   document.getElementById("next").addEventListener("click", () => step(1));
-  document.getElementById("help-button").addEventListener("click", () => help.showModal());
+  document.getElementById("help-button").addEventListener("click", () => open(help));
   for (const button of document.querySelectorAll("dialog .close")) button.addEventListener("click", () => button.closest("dialog").close());
   viewer.addEventListener("close", () => {
     if (!state.tile) return;
@@ -219,7 +228,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
     const keys = { ArrowRight: () => step(1), j: () => step(1), ArrowLeft: () => step(-1), k: () => step(-1),
-      "?": () => (help.open ? help.close() : help.showModal()) };
+      "?": () => (help.open ? help.close() : open(help)) };
     for (const [name, key] of Object.entries(LAYERS)) keys[key] = () => toggle(name);
     const does = keys[event.key];
     if (!does) return;
