@@ -51,8 +51,7 @@ def _replaced(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
     with runs.exclusive(folder.with_name(f".{folder.name}.lock")):
-        for left in (new, old):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        _tidy(folder, new, old)  # after a process that was killed
         new.mkdir()
         try:
             yield new
@@ -60,8 +59,15 @@ def _replaced(folder: Path) -> Iterator[Path]:
                 os.replace(folder, old)
             os.replace(new, folder)
         finally:
-            for left in (new, old):
-                shutil.rmtree(left, ignore_errors=True)
+            _tidy(folder, new, old)
+
+
+def _tidy(folder: Path, new: Path, old: Path) -> None:
+    """Put the earlier report back where no new one came; delete what is left."""
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _section(section: Section, folder: Path) -> dict[str, Any]:

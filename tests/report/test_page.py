@@ -120,6 +120,10 @@ def test_a_failure_leaves_the_earlier_report_as_it_was(tmp_path):
     with pytest.raises(RuntimeError):
         page.write(tmp_path / "report", "second", broken())
     assert "first" in path.read_text()
+    (tmp_path / "report").rename(tmp_path / ".report.old")  # as a process leaves it that is killed in between
+    with pytest.raises(RuntimeError):
+        page.write(tmp_path / "report", "second", broken())
+    assert "first" in path.read_text()
     page.write(tmp_path / "report", "third", [table])
     assert "third" in path.read_text()
     assert {file.name for file in tmp_path.iterdir()} == {"report", ".report.lock"}
