@@ -18,7 +18,7 @@ from kit.errors import InputError
 from kit.runs import Run, atomic_path, read_json
 
 PACKAGE = Path(kit.__file__).parent
-KINDS = (".py", ".toml", ".csv")
+KINDS = (".py", ".toml", ".csv", ".j2", ".css", ".js")
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same content gives the same bytes
 
 
