@@ -11,13 +11,12 @@ from kit import recipe as recipes
 from kit.data import placement
 from kit.data.tiles import Tiles
 from kit.errors import InputError
-from kit.report import figures
+from kit.report import changes, figures
 from kit.report.plates import Plate, Section, Table
 from kit.runs import Run, read_json
 from kit.scoring import decide, threshold
 from kit.scoring.decision import Decision
 from kit.scoring.metric import average_precision
-from kit.scoring.mosaic_gain import Neighbours
 from kit.training.pseudo import fold_table
 
 SAMPLE = 100  # training tiles predicted again
@@ -60,18 +59,14 @@ class Held:
     @classmethod
     def of(cls, run: Run, tiles: Tiles, data: Path) -> "Held":
         """Raises InputError for files that are damaged or of other tiles."""
-        prob, ids = decide.predictions(run, "oof", tiles, "train it again")
-        rows = decide.rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
-        decision, constant = decide.decision_of(run), tiles.constant("train")[rows]
-        masks = decision.masks(prob, constant, decide.needed_head(run, "oof", len(ids), decision))
-        places = placement.read(data) if decision.mosaic_rules else None
-        if places is not None and placement.digest(places) == decision.placement:
-            near = Neighbours(places, tiles.train_ids, tiles.masks)
-            masks = near.replaced(masks, list(ids), decision.mosaic_rules)
-        elif decision.mosaic_rules:
+        places, decision = placement.read(data), decide.decision_of(run)
+        judged = changes.judge(run, tiles, places)
+        if decision.mosaic_rules and (places is None or placement.digest(places) != decision.placement):
             print(f"left out: mosaic rules of {run.path}, for mosaic.csv is not the one that they were measured on")
-        return cls(ids, prob, masks, tiles.masks[rows], decide.folds_of(run, ids), constant,
-                   decide.empty_head(run, "oof", len(ids)), decision, tiles.train_images[rows])  # fmt: skip
+        ids, rows = pd.Series(judged.ids), judged.rows
+        return cls(ids, judged.prob, judged.masks, tiles.masks[rows], decide.folds_of(run, ids),
+                   tiles.constant("train")[rows], decide.empty_head(run, "oof", len(ids)), decision,
+                   tiles.train_images[rows])  # fmt: skip
 
 
 def _scores(run: Run, held: Held) -> Iterator[Plate | Table]:
