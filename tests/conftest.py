@@ -2,7 +2,17 @@
 
 import os
 
+import pytest
+
+from kit.runs import cpus
+
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # whatever asks Kaggle asks a closed port of this machine instead, unless a test starts a server (tests/leaderboard)
 CLOSED = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
 os.environ |= {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "NO_PROXY": "", "no_proxy": "", **CLOSED}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: some tests wait, for a server of theirs or for scripts that they started."""
+    return cpus() + 1
