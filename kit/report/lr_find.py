@@ -40,5 +40,7 @@ def find(args: argparse.Namespace) -> None:
         curve = lr_finder.curve(learn, recipe)
         runs.write_text(run / TABLE, curve.to_csv(index=False))
         figures.save(figures.loss_against_rate(curve, stage.lr), run / PICTURE)
+    if not args.resume:
+        print("in the report of a run it is drawn after train.py --run NAME --resume --lr-find")
     print(f"suggested: --lr {curve['lr'][curve['suggested']].item():.1e} (the recipe has {stage.lr:.1e})")
     print(f"written: {run / TABLE}, {run / PICTURE}")

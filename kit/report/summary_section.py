@@ -29,7 +29,7 @@ def section(runs: list[Run]) -> Section:
 def _scores(run: Run) -> pd.DataFrame:
     record = read_json(run / "scores.json") if (run / "scores.json").exists() else {"folds": {}}
     columns = {"score": "score", "weights": "weights", "epochs": "epochs", "seconds": "seconds"}
-    rows = [[run.name, fold, *map(entry.get, columns)] for fold, entry in record["folds"].items()]
+    rows = [[run.name, fold, *map(entry.get, columns)] for fold, entry in record.get("folds", {}).items()]
     if len(rows) != 1 and "mean" in record:  # an ensemble has no folds of its own
         spread = f"mean, deviation {record['std']:.4f}" if "std" in record else "all"
         rows.append([run.name, spread, record["mean"], "", None, None])

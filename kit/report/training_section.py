@@ -50,7 +50,7 @@ def _course(run: Run, prefix: str) -> Iterator[Plate]:
         curve = _read(run / TABLE, "lr", "loss", "suggested")
         figure = figures.loss_against_rate(curve, _recipe_of(run).stages[0].lr)
         yield Plate(f"{run.name}-lr-find", f"{prefix}Which learning rate suits it?", figure,
-                    "The suggestion lies half way down the longest fall of the loss.")  # fmt: skip
+                    "The suggestion is the middle of the longest fall of the loss, on this axis of rates.")  # fmt: skip
 
 
 def _check_stages(run: Run, recipe: Recipe, own: dict[int | None, pd.DataFrame]) -> None:

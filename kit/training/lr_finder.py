@@ -36,8 +36,9 @@ class Bar(Callback):
 def curve(learn: Learner, recipe: Recipe) -> pd.DataFrame:
     """The smoothed loss at each rate of a range test (Smith, arXiv 1506.01186, section 3.3): lr, loss, suggested.
 
-    One row is suggested: half way down the longest valley of the loss (fastai's `valley`). Loss, optimiser, frozen
-    layers and the layers' ratio of rates are those of the recipe's first stage. The weights are as before in the end.
+    One row is suggested: the middle, by rate, of the longest valley of the loss (fastai's `valley`). Loss, optimiser,
+    frozen layers and the layers' ratio of rates are those of the recipe's first stage. The weights are as before in the
+    end.
     """
     train = learn.dls.train.dataset
     epochs = plan(recipe, train.n_tiles, train.n_pseudo)

@@ -169,13 +169,13 @@ def test_layers_by_key_box_and_hover(tab):
     art.scroll_into_view_if_needed()
     seen = lambda: {name for name in ("image", "truth", "probability", "mask") if art.locator(f".{name}").is_visible()}  # noqa: E731
     tab.wait_for_selector(".art .image")
-    assert seen() == {"image", "truth"}
+    assert seen() == {"image", "truth", "mask"}
     tab.keyboard.press("t")
     tab.wait_for_function("location.hash.includes('layers=')")
-    assert seen() == {"image"}
-    tab.keyboard.press("m")
+    assert seen() == {"image", "mask"}
     tab.keyboard.press("p")
     tab.keyboard.press("p")  # faster than the hash's events
+    tab.wait_for_function("location.hash.includes('layers=mask')")
     tab.check("#layers input[name=probability]")
     tab.wait_for_function("location.hash.includes('layers=probability+mask')")
     assert seen() == {"image", "probability", "mask"}
@@ -184,10 +184,32 @@ def test_layers_by_key_box_and_hover(tab):
     assert seen() == {"image", "truth", "probability", "mask"}
 
 
+def test_a_finger_chooses_layers_in_the_enlarged_view(tab):
+    tab.locator(".tile").nth(1).click()
+    tab.uncheck("#viewer #layers input[name=truth]")
+    tab.wait_for_function("location.hash.includes('layers=mask')")
+    assert not tab.locator("#panels .art").first.locator(".truth").is_visible()
+    tab.keyboard.press("Escape")
+    assert tab.locator("#tools #layers").is_visible()
+
+
+def test_back_undoes_a_choice(tab):
+    everything = ids(tab)
+    pick(tab, "kind", "large")
+    pick(tab, "sort", "-uncertainty")
+    assert ids(tab) != everything
+    tab.go_back()
+    tab.wait_for_function("!location.hash.includes('sort=')")
+    assert tab.input_value("select[name=kind]") == "large"
+    tab.go_back()
+    tab.wait_for_function("location.hash === ''")
+    assert (tab.input_value("select[name=kind]"), ids(tab)) == ("all", everything)
+
+
 def test_a_link_restores_what_was_seen(tab, browser, shown):
     pick(tab, "kind", "large")
     pick(tab, "sort", "-uncertainty")
-    tab.keyboard.press("m")
+    tab.keyboard.press("t")
     tab.wait_for_function("location.hash.includes('layers=')")
     tab.locator(".tile").nth(2).click()
     tab.wait_for_selector("#viewer[open]")
@@ -198,6 +220,7 @@ def test_a_link_restores_what_was_seen(tab, browser, shown):
     assert ids(other) == ids(tab) != shown[1].tiles["id"].tolist()
     assert other.input_value("select[name=sort]") == "-uncertainty"
     assert other.is_checked("#layers input[name=mask]")
+    assert not other.is_checked("#layers input[name=truth]")
     other.close()
     tab.go_back()  # to before the tile was opened
     tab.wait_for_selector("#viewer", state="hidden")

@@ -49,7 +49,9 @@ def test_the_share_of_wrong_pixels_stands_over_its_distance():
     drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
     assert drawn["inside salt: missed"][:3] == [100, 100, 0]
     assert set(drawn["outside: false salt"]) == {0}
-    assert axes.get_title(loc="left").startswith("100 % of the wrong pixels lie within 3 px")
+    assert axes.get_title(loc="left").startswith(
+        "Of the wrong pixels in tiles with a boundary 100 % lie less than 4 px from it"
+    )
 
 
 def test_the_confusion_says_counts_and_costs():
@@ -88,7 +90,9 @@ def test_training_and_validation_tiles_stand_side_by_side():
     train, valid = figure.axes[0].containers
     assert heights(train) == [*[0] * 9, 25, 75]
     assert heights(valid) == [*[0] * 5, 50, *[0] * 4, 50]
-    assert figure.axes[0].get_title(loc="left") == "Training tiles score 0.225 more than validation tiles"
+    # by hand: 1.96 * sqrt(0.001875 / 4 + 0.0625 / 2) = 0.349
+    title = "Training tiles score +0.225 against validation tiles (95 % -0.124 to +0.574): no difference is shown"
+    assert figure.axes[0].get_title(loc="left") == title
 
 
 def test_the_worst_tiles_come_first_with_their_ids():

@@ -36,11 +36,9 @@ sys.exit(code)
 
 
 def python(*command, cwd):
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_failure_threshold": "2",
-    }
+    # a killed node is missed within seconds
+    soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", **soon}
     done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

@@ -61,8 +61,9 @@ def boundary_error(pred: np.ndarray, true: np.ndarray) -> Figure:
     table = measures.error_by_distance(pred, true)
     near = table["distance"] < DISTANCES[3]
     wrong = table["wrong"].sum()
-    title = f"{_share(table['wrong'][near].sum(), wrong)} of the wrong pixels lie within 3 px of the true boundary"
-    figure, axes = chart(title, "Distance to the true boundary, px", "Wrong pixels, %")
+    share = _share(table["wrong"][near].sum(), wrong)
+    title = f"Of the wrong pixels in tiles with a boundary {share} lie less than {DISTANCES[3]} px from it"
+    figure, axes = chart(title, "Distance to the true boundary, px", "Wrong, % of the pixels at that distance")
     for salt, colour, mark, label in (
         (True, ORANGE, "o-", "inside salt: missed"),
         (False, BLUE, "s--", "outside: false salt"),

@@ -79,7 +79,9 @@ def train_beside_valid(train: np.ndarray, valid: np.ndarray) -> Figure:
     """Scores of training tiles (n,) beside those of validation tiles (m,), which the same weights have never seen."""
     rng = np.random.default_rng(0)
     gap = train.mean() - valid.mean()
-    title = f"Training tiles score {abs(gap):.3f} {'more' if gap > 0 else 'less'} than validation tiles"
+    low, high = gap + np.array([-1.96, 1.96]) * np.sqrt(train.var() / len(train) + valid.var() / len(valid))
+    shown = "" if low > 0 or high < 0 else ": no difference is shown"
+    title = f"Training tiles score {gap:+.3f} against validation tiles (95 % {low:+.3f} to {high:+.3f}){shown}"
     figure, axes = chart(title, "Score of a tile", "Tiles, %")
     parts = (("training", train, BLUE, "//"), ("validation", valid, ORANGE, ""))
     for number, (name, scores, colour, hatch) in enumerate(parts):

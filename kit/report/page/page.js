@@ -1,5 +1,5 @@
 // The gallery of tiles. What is shown is a function of the address's hash: a control changes the hash, and the hash
-// the page; so every filter, order and tile has a link, and Back goes back.
+// the page; so every filter, order and tile has a link, and Back undoes a choice.
 "use strict";
 (() => {
   const source = document.getElementById("tile-data");
@@ -7,6 +7,7 @@
   const { facts, changes, rules, sheets, across } = JSON.parse(source.textContent);
   const [grid, tools, viewer, help] = ["tiles", "tools", "viewer", "help"].map((id) => document.getElementById(id));
   const gallery = grid.closest("article");
+  const layerBoxes = document.getElementById("layers");
   const count = facts.id.length;
   const places = new Map(facts.id.map((id, place) => [id, place])); // tiles stand in their order of badness
 
@@ -21,7 +22,7 @@
     depth: ["Depth", (x) => `${x} ft`], fold: ["Fold", String],
   };
   const WORST = 50;
-  const defaults = { show: "all", kind: "all", class: "all", fold: "all", sort: facts.score ? "score" : "id", layers: "truth", tile: "" };
+  const defaults = { show: "all", kind: "all", class: "all", fold: "all", sort: facts.score ? "score" : "id", layers: sheets.mask ? "truth mask" : "truth", tile: "" };
   let state = { ...defaults };
   let order = []; // the places of the tiles shown, as sorted
 
@@ -37,13 +38,14 @@
     const kept = Object.entries(wanted).filter(([key, value]) => value !== defaults[key]);
     return `#tiles?${new URLSearchParams(kept)}`;
   };
-  const go = (changed) => {
-    location.replace(hash(changed));
+  const go = (changed, backwards = false) => {
+    if (backwards) location.hash = hash(changed); // what Back undoes; not each step or layer
+    else location.replace(hash(changed));
     read(); // at once: the event comes later, perhaps after the next key
   };
 
   const read = () => {
-    const [where, query] = location.hash.split(/\?(.*)/s);
+    const [where, query] = (location.hash || "#tiles?").split(/\?(.*)/s);
     if (where !== "#tiles" || query === undefined) return false; // a link to a section
     const before = state;
     state = { ...defaults, ...Object.fromEntries([...new URLSearchParams(query)].filter(([key]) => Object.hasOwn(defaults, key))) };
@@ -89,7 +91,8 @@
 
   const summary = () => {
     const shown = `${order.length.toLocaleString("en")} of ${count.toLocaleString("en")} tiles`;
-    if (!facts.score || !order.length) return shown;
+    if (!order.length) return `${shown}: none fits all of these choices`;
+    if (!facts.score) return shown;
     const mean = order.reduce((sum, place) => sum + facts.score[place], 0) / order.length;
     return `${shown}, mean score ${mean.toFixed(4)}`;
   };
@@ -126,7 +129,10 @@
   const show = () => {
     const layers = state.layers.split(" ");
     for (const name of Object.keys(LAYERS)) gallery.classList.toggle(`layer-${name}`, layers.includes(name));
-    for (const box of document.querySelectorAll("#layers input")) box.checked = layers.includes(box.name);
+    for (const box of layerBoxes.querySelectorAll("input")) box.checked = layers.includes(box.name);
+    // the same boxes serve both: a finger has no keys
+    if (state.tile) viewer.insertBefore(layerBoxes, document.getElementById("panels"));
+    else tools.insertBefore(layerBoxes, document.getElementById("help-button"));
     if (!state.tile) return viewer.close();
     const place = places.get(state.tile);
     enlarge(place);
@@ -147,7 +153,7 @@
     const panel = (className, names, ...title) =>
       make("figure", {}, make("span", { className }, ...names.map((name) => layer(name, place))), make("figcaption", {}, ...title));
     const swatch = (name) => make("span", { className: `swatch ${name}` });
-    const panels = [panel("art", STACK, `With the layers chosen (keys ${Object.keys(LAYERS).filter((name) => sheets[name]).map((name) => LAYERS[name]).join(", ")})`)];
+    const panels = [panel("art", STACK, `With the layers chosen above, or by the keys ${Object.keys(LAYERS).filter((name) => sheets[name]).map((name) => LAYERS[name]).join(", ")}`)];
     if (sheets.mask) {
       panels.push(panel("art fixed", ["image", "truth", "mask"], swatch("truth"), " truth, ", swatch("mask"), " predicted mask"),
         panel("art fixed", ["probability"], "Probability of salt: 0 ", swatch("probability"), " 1"));
@@ -200,7 +206,7 @@
   for (const name of Object.keys(LAYERS).filter((each) => sheets[each])) {
     const box = make("input", { type: "checkbox", name });
     box.addEventListener("change", () => toggle(name));
-    document.getElementById("layers").append(make("label", {}, box, make("span", { className: `swatch ${name}` }), NAMES[name]));
+    layerBoxes.append(make("label", {}, box, make("span", { className: `swatch ${name}` }), NAMES[name]));
   }
 
   const KEYS = [[["→", "j"], "next tile"], [["←", "k"], "previous tile"], [["Enter"], "enlarge the tile"], [["Esc"], "close"],
@@ -209,7 +215,7 @@
     make("tr", {}, make("td", {}, ...keys.flatMap((key) => [make("kbd", { textContent: key }), " "])), make("td", { textContent: what }))));
 
   tools.addEventListener("submit", (event) => event.preventDefault());
-  tools.addEventListener("change", ({ target }) => target.matches("select") && go({ [target.name]: target.value, tile: "" }));
+  tools.addEventListener("change", ({ target }) => target.matches("select") && go({ [target.name]: target.value, tile: "" }, true));
   grid.addEventListener("click", (event) => {
     const tile = event.target.closest(".tile");
     if (!tile || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -240,7 +246,7 @@
     const { top, bottom } = gallery.getBoundingClientRect();
     return bottom > 0 && top < window.innerHeight;
   };
-  const follow = () => read() && (inView() || gallery.scrollIntoView());
+  const follow = () => read() && location.hash && (inView() || gallery.scrollIntoView());
   window.addEventListener("hashchange", follow);
   arrange();
   show();
