@@ -16,3 +16,11 @@ os.environ |= {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "NO_PROXY": "", "no_proxy"
 def pytest_xdist_auto_num_workers():
     """One more than there are cores: some tests wait, for a server of theirs or for scripts that they started."""
     return cpus() + 1
+
+
+LONGEST = ("test_scripts.py", "test_resume.py", "test_sweep.py", "test_kernel_run.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files begin first: a process gets a whole file, and none should end long after the others."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

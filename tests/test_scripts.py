@@ -180,11 +180,16 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def reference(data):
+    """A training that nothing cut."""
+    succeed(*TRAIN, cwd=data.parent)
+    return data.parent / "runs" / "a"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_training_is_resumed_to_the_same_weights(home, sent):
-    succeed(*TRAIN, cwd=home)
-    (home / "runs/a").rename(home / "runs/reference")
+def test_a_killed_training_is_resumed_to_the_same_weights(home, reference, sent):
     process = start(*TRAIN, cwd=home)
     wait_for(home / "runs/a/fold_0/resume.pt", process)
     process.send_signal(signal.SIGSTOP)  # so that it is still there when the second one asks
@@ -198,10 +203,10 @@ def test_a_killed_training_is_resumed_to_the_same_weights(home, sent):
         assert "--run a --resume" in out
     succeed("train.py", "--run", "a", "--resume", cwd=home)
     for name in ("best", "last", "averaged"):
-        own, reference = (load_file(home / f"runs/{run}/fold_0/{name}.safetensors") for run in ("a", "reference"))
-        assert own.keys() == reference.keys()
+        own, whole = (load_file(run / f"fold_0/{name}.safetensors") for run in (home / "runs/a", reference))
+        assert own.keys() == whole.keys()
         for key in own:
-            np.testing.assert_array_equal(own[key], reference[key])
+            np.testing.assert_array_equal(own[key], whole[key])
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_the_interval_of_the_gap_is_that_of_paired_differences():
 def test_a_comparison_is_repeated_without_training(tmp_path, monkeypatch):
     demo.write(tmp_path / "data", n_train=40, n_test=4, seed=0)
     data = tiles.load(tmp_path / "data", progress=False)
-    arguments = data, tmp_path / "data", str(TINY), 0.3, 0, 0, tmp_path / "out"
+    arguments = data, tmp_path / "data", str(TINY), 0.2, 0, 0, tmp_path / "out"
     table = peer.compare(*arguments)
     prob = np.load(tmp_path / "out" / "peer.npy")
     ids = pd.read_csv(tmp_path / "out" / "peer_ids.csv", dtype=str)["id"]

@@ -153,14 +153,12 @@ def test_every_part_of_the_varied_training_was_there(varied):
 
 
 # 6 steps, then 12 or more, then the last 12: before and after the early end, within and at the end of a cycle
-@pytest.mark.parametrize(
-    ("step", "event"), [(3, "after_step"), (16, "before_batch"), (20, "after_step"), (25, "after_step")]
-)
+@pytest.mark.parametrize(("step", "event"), [(3, "after_step"), (16, "before_batch"), (25, "after_step")])
 def test_killed_in_averages_and_snapshots_it_ends_where_it_would_have(varied, tmp_path, step, event):
     assert_equal(killed_and_resumed(tmp_path / "run", VARIED, step, event), varied)
 
 
-@pytest.mark.parametrize("step", [4, 13, 27])
+@pytest.mark.parametrize("step", [4, 27])
 def test_asked_to_stop_in_averages_and_snapshots_it_goes_on(varied, tmp_path, step):
     assert_equal(stopped_and_resumed(tmp_path / "run", VARIED, step), varied)
 
@@ -182,14 +180,12 @@ def on_unlabelled(tmp_path_factory):
 
 
 # 8 steps in batches of 5, then 8 and 8 in batches of 6
-@pytest.mark.parametrize(
-    ("step", "event"), [(5, "after_step"), (8, "before_batch"), (13, "after_step"), (21, "after_step")]
-)
+@pytest.mark.parametrize(("step", "event"), [(5, "after_step"), (8, "before_batch"), (21, "after_step")])
 def test_killed_while_unlabelled_tiles_teach_it_ends_where_it_would_have(on_unlabelled, tmp_path, step, event):
     assert_equal(killed_and_resumed(tmp_path / "run", ON_UNLABELLED, step, event), on_unlabelled)
 
 
-@pytest.mark.parametrize("step", [3, 10, 18])
+@pytest.mark.parametrize("step", [3, 18])
 def test_asked_to_stop_while_unlabelled_tiles_teach_it_goes_on(on_unlabelled, tmp_path, step):
     run = stopped_and_resumed(tmp_path / "run", ON_UNLABELLED, step)
     assert_equal(run, on_unlabelled)
@@ -211,7 +207,7 @@ def test_asked_to_stop_while_validating_it_validates_again(reference, tmp_path):
     assert_equal(train(run.path, tiny_recipe()), reference)
 
 
-@pytest.mark.parametrize("step", [1, 6, 16])
+@pytest.mark.parametrize("step", [1, 16])
 def test_asked_to_stop_it_saves_in_mid_epoch_and_goes_on(reference, tmp_path, step):
     run = train(tmp_path / "run", tiny_recipe(), ask_at(step))
     assert not (run / "scores.json").exists()
