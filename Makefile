@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/python scripts/submit.py demo --dry-run
 	$(BIN)/python scripts/report.py demo
 
-test: setup lint
+test: setup
 	$(PYTEST)
 
 test-fast: setup
