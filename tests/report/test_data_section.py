@@ -16,6 +16,8 @@ from kit.report.figures.style import BLUE
 from kit.report.plates import Plate
 from tests.report.drawn import assert_readable, bars, tinted
 
+pytestmark = pytest.mark.slow
+
 PIXELS = 101 * 101
 
 

@@ -14,6 +14,8 @@ from kit.report.figures import foretold, restoration, save, score_against_speed,
 from kit.report.figures.style import show_in_notebooks
 from kit.scoring.threshold import Decision, Tuning
 
+pytestmark = pytest.mark.slow
+
 THRESHOLDS = np.round(np.linspace(0.1, 0.9, 41), 2)
 CURVE = 0.8 - (THRESHOLDS - 0.36) ** 2
 TUNED = Tuning(

@@ -9,6 +9,8 @@ from kit.report import gallery
 from kit.report.plates import Table
 from tests.report.planted import planted_run, planted_tiles
 
+pytestmark = pytest.mark.slow
+
 TILES = planted_tiles()
 
 

@@ -18,6 +18,8 @@ from kit.report.figures import style
 from kit.runs import Run, write_json, write_probabilities, write_text
 from tests.data.jigsaw import puzzle
 
+pytestmark = pytest.mark.slow
+
 TRUTH = puzzle(20, ((3, 5), (2, 3)), n_lone=30)
 N_TRAIN = 30
 MASKS = TRUTH.masks[:N_TRAIN]

@@ -17,6 +17,8 @@ from kit.runs import Run, write_json, write_probabilities, write_text
 from tests.report.drawn import assert_readable, tinted
 from tests.small import easy_tiles
 
+pytestmark = pytest.mark.slow
+
 TILES = easy_tiles(12, 4)
 TINY = Recipe(
     name="tiny",

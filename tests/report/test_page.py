@@ -14,6 +14,8 @@ from kit.report.figures.style import chart
 from kit.report.plates import Plate, Section, Table
 from tests.report.planted import planted_run, planted_tiles
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<img src=x onerror=alert(1)></script>\"'&{{ 1 }}"
 
 

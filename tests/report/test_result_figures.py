@@ -7,6 +7,8 @@ from kit.report import figures
 from kit.scoring.metric import average_precision
 from tests.report.drawn import assert_readable, words
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 TRUE = (np.arange(40)[None, :, None] >= RNG.integers(0, 60, (60, 1, 1))) & np.ones((60, 40, 40), bool)
 PRED = np.roll(TRUE, 2, 1) & (RNG.random((60, 1, 1)) < 0.9)

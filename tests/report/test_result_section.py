@@ -15,6 +15,8 @@ from kit.scoring.decision import Decision
 from tests.report.drawn import words
 from tests.small import easy_tiles, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 TILES = easy_tiles(40, 12)
 SCORES = ["threshold", "kinds", "iou", "boundary", "empty", "calibration"]
 
@@ -131,7 +133,6 @@ def test_other_tiles_are_refused(tmp_path):
         parts(folder(tmp_path), easy_tiles(40, 12, seed=1))
 
 
-@pytest.mark.slow
 def test_training_tiles_are_predicted_with_the_folds_own_weights(tmp_path):
     from kit.nets.tta import mean_probability
     from kit.scoring.metric import average_precision

@@ -11,6 +11,8 @@ from kit.training.schedules import SCHEDULES, Position, plan
 from tests.report.drawn import assert_readable, words
 from tests.report.trained import history_of
 
+pytestmark = pytest.mark.slow
+
 DEMO = recipes.load("demo")
 FIVE = {f"fold {k}": history_of(DEMO, 80, k) for k in range(5)}
 ONE = {"fold 0": FIVE["fold 0"]}

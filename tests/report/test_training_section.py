@@ -12,6 +12,8 @@ from kit.report.training_section import section
 from kit.runs import Run, write_json, write_text
 from tests.report.trained import trained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):
