@@ -57,7 +57,7 @@ def mosaic(
     axes.set_xticks((np.arange(cols.max() + 1) + 0.5) * width, labels=np.arange(cols.max() + 1))
     axes.set_yticks((np.arange(rows.max() + 1) + 0.5) * height, labels=np.arange(rows.max() + 1))
     axes.set_title(title, loc="left", fontsize=12)
-    axes.set_xlabel("col", fontsize=11)
-    axes.set_ylabel("row", fontsize=11)
+    axes.set_xlabel("Column, tiles", fontsize=11)
+    axes.set_ylabel("Row, tiles downward", fontsize=11)
     legend(figure)
     return figure

@@ -21,7 +21,7 @@ def score_against_threshold(tuning: Tuning) -> Figure:
 
 def _draw_scores(axes: Axes, tuning: Tuning) -> None:
     threshold, size = tuning.candidate
-    components = f"components under {size} pixels removed" if size else "every component kept"
+    components = f"components under {size} pixels removed, as was found best" if size else "every component kept"
     axes.plot(tuning.thresholds, tuning.curve, color=BLUE, label=f"score, {components}")
     axes.fill_between(
         tuning.thresholds, tuning.curve - tuning.band, tuning.curve + tuning.band,
