@@ -1,9 +1,10 @@
-"""Measure the kit on this machine: beside its peers, a training step of each recipe, encoders beside each other.
+"""Measure the kit on this machine: beside its peers, by recipe, by encoder, by the number of tiles.
 
 python scripts/benchmark.py                                     # kit and peers in one run, a table with the ratios
 python scripts/benchmark.py training
 python scripts/benchmark.py recipes cpu baseline                # what a training costs, for train.py --list
 python scripts/benchmark.py encoders --minutes 10 --data data   # which encoder? a table and a picture
+python scripts/benchmark.py growth                              # seconds and memory of each script against the tiles
 python scripts/benchmark.py --peer --minutes 15 --data data     # a recipe against a plain U-Net, by score
 """
 
@@ -16,13 +17,13 @@ import _path  # noqa: F401
 
 from kit import cli
 
-GROUPS = ("data", "losses", "training")
+GROUPS = ("data", "losses", "training", "prediction")
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("what", nargs="?", choices=(*GROUPS, "recipes", "encoders"), help=f"default: {', '.join(GROUPS)}")
+    add("what", nargs="?", choices=(*GROUPS, "recipes", "encoders", "growth"), help=f"default: {', '.join(GROUPS)}")
     add("names", nargs="*", metavar="NAME", help="of recipes to time (default: all)")
     add("--peer", action="store_true", help="train a recipe and segmentation_models.pytorch's U-Net, compare scores")
     add("--recipe", help="the one to compare with the peer (default: cpu), or to train each encoder with")
@@ -39,7 +40,7 @@ def main() -> None:
     from tests.benchmarks import side
 
     print(f"{side.hardware()}; Python {platform.python_version()}, {side.versions()}")
-    if args.peer or args.what in ("recipes", "encoders"):
+    if args.peer or args.what in ("recipes", "encoders", "growth"):
         importlib.import_module(f"tests.benchmarks.{'peer' if args.peer else args.what}").main(args)
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Figures for scripts, the report and notebooks: from arrays and tables to a matplotlib Figure each."""
 
-from kit.report.figures.comparison import foretold, score_against_speed
+from kit.report.figures.comparison import foretold, growth, score_against_speed
 from kit.report.figures.data import (
     class_against_coverage,
     coverage_classes,
@@ -32,6 +32,7 @@ __all__ = [
     "empty_by_depth",
     "empty_confusion",
     "foretold",
+    "growth",
     "iou_histogram",
     "learning_rates",
     "loss_against_rate",

@@ -1,4 +1,4 @@
-"""Several encoders, and submissions beside what was foretold."""
+"""Several encoders, several sizes of the data, and submissions beside what was foretold."""
 
 from itertools import cycle
 
@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from kit.report.figures.style import GREY, MARKS, chart, legend
+
+COSTS = {"seconds": "Time, s", "mib": "Peak memory, MiB"}
 
 
 def score_against_speed(table: pd.DataFrame, title: str) -> Figure:
@@ -25,6 +27,31 @@ def score_against_speed(table: pd.DataFrame, title: str) -> Figure:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(ScalarFormatter())
     legend(figure)
+    return figure
+
+
+def growth(table: pd.DataFrame, title: str) -> Figure:
+    """Seconds and memory of each step against the number of tiles, on logarithmic axes, where linear growth is a slope.
+
+    table: a row for each step and size with step, tiles, seconds, mib. The dotted line is linear.
+    """
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    sizes = sorted(table["tiles"].unique())
+    for axes, (column, name) in zip(figure.subplots(1, 2), COSTS.items(), strict=True):
+        for (step, own), (colour, mark) in zip(table.groupby("step", sort=False), cycle(MARKS), strict=False):
+            axes.plot(own["tiles"], own[column], marker=mark, color=colour, label=step if column == "seconds" else "_")
+        lowest = table[column].min()
+        linear = [lowest * size / sizes[0] for size in sizes]
+        axes.plot(sizes, linear, ":", color=GREY, label="linear" if column == "seconds" else "_")
+        axes.set(xscale="log", yscale="log", xticks=sizes, ylim=(lowest / 2, 2 * table[column].max()))
+        axes.set_xticklabels([f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_xlabel("Tiles, train and test", fontsize=11)
+        axes.set_ylabel(name, fontsize=11)
+        axes.grid(color="0.9")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12)
+    legend(figure, 6)
     return figure
 
 
