@@ -7,19 +7,15 @@ To add a pipeline: one function and one line in AUGMENTATIONS.
 
 import difflib
 import math
-import os
 import random
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import albumentations as A
+import cv2
 import numpy as np
 
 from kit.errors import InputError
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
-
-import albumentations as A
-import cv2
 
 cv2.setNumThreads(0)  # one tile is too small for threads, and they fight with the loader's processes
 

@@ -1,11 +1,13 @@
 """fastai DataLoaders of one fold, from arrays in memory.
 
 The order of the tiles and their augmentation are functions of (seed, epoch), and a loader can begin in the middle of an
-epoch: so a training that was cut goes on exactly where it stopped.
+epoch: so a training that was cut goes on exactly where it stopped. On a GPU the tiles lie there, and batches are made
+there; on a CPU tile by tile with albumentations.
 """
 
 import signal
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
+from operator import itemgetter
 from typing import Any
 
 import fastai.vision.data
@@ -13,12 +15,13 @@ import fastai.vision.learner  # noqa: F401  the two say how a batch of images is
 import numpy as np
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import TensorImage, TensorMask
-from torch import Tensor, from_numpy
+from torch import Tensor, from_numpy, tensor
 
 from kit.data.folds import coverage_class
 from kit.errors import InputError
 from kit.recipe import Stage
 from kit.runs import cpus
+from kit.training import batch_augment
 from kit.training.augment import Augmenter
 from kit.training.pseudo import Labels
 from kit.training.schedules import tiles_drawn
@@ -48,6 +51,7 @@ class TileDataset:
             self.masks = np.concatenate([self.masks * np.uint8(self.full), levels])
             self.images = np.concatenate([images, labels.images])
             self.depth = None if depth is None else np.concatenate([depth, labels.depth])
+        self.resident: tuple[Tensor, ...] = ()  # images, depths if any and masks, where they lie on the device
 
     @property
     def n_pseudo(self) -> int:
@@ -63,6 +67,31 @@ class TileDataset:
         if self.augmenter and epoch is not None:
             image, mask = self.augmenter(image, mask, epoch, draw)
         return (image, mask) if self.depth is None else (image, self.depth[i], mask)
+
+    def place_on(self, device: str) -> None:
+        """Copy the tiles to the device, for `batches`; not where albumentations has to augment them on the host."""
+        if self.augmenter is None or batch_augment.covers(self.augmenter):
+            parts = (self.images, self.masks) if self.depth is None else (self.images, self.depth, self.masks)
+            self.resident = tuple(tensor(part, device=device) for part in parts)
+
+    def batches(self, items: list, bs: int) -> Iterator[tuple[Tensor, ...]]:
+        """The items, all numbers or all of one epoch, `bs` at a time, stacked on the device where the tiles lie.
+
+        Nothing is done tile by tile. An augmented tile has the distribution of that of the item alone, but is another.
+        """
+        device, draws = self.resident[0].device, np.array(items, np.int64)
+        changes: list[batch_augment.Change] = []
+        if draws.ndim == 2:
+            epoch, draws = int(draws[0, 0]), draws[:, 1]
+            if self.augmenter:
+                changes = batch_augment.draw(self.augmenter, epoch, draws, self.images.shape[1:], device)
+        tiles = from_numpy(draws % len(self)).to(device)
+        for first in range(0, len(items), bs):
+            part = slice(first, first + bs)
+            image, *depth, mask = (values[tiles[part]] for values in self.resident)
+            for change in changes:
+                image, mask = change.each(itemgetter(part)).apply(image, mask)
+            yield image, *depth, mask
 
 
 def uniform(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -170,6 +199,14 @@ class TileLoader(TfmdDL):
         """In each loader process: Ctrl-C, which every process of the terminal gets, is for the trainer to answer."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    def create_batches(self, items: Iterator) -> Iterator[tuple[Tensor, ...]]:
+        if not self.dataset.resident:
+            yield from super().create_batches(items)
+            return
+        for images, *depths, masks in self.dataset.batches(list(items), self.bs):
+            levels = masks.float() / self.dataset.full if self.dataset.full > 1 else masks
+            yield TensorImage(images[:, None]), *depths, TensorMask(levels)
+
     def create_batch(self, items: list) -> tuple[Tensor, ...]:
         images, *depths, masks = (np.stack(part) for part in zip(*items, strict=True))
         if self.dataset.full > 1:
@@ -202,12 +239,14 @@ def make_loaders(
     depth: np.ndarray | None = None,
     sampling: str = "uniform",
     labels: Labels | None = None,
+    resident: bool | None = None,
 ) -> DataLoaders:
     """Training and validation loaders of one fold.
 
     images (N, H, W) uint8, masks (N, H, W) bool, is_valid (N,) bool, depth (N,) float32 for a net that sees depths.
     sampling: "uniform", or "coverage" for each class of coverage equally often. Validation keeps the tiles' order.
     labels: pseudo-labelled tiles for stages that draw such.
+    resident: whether tiles lie on the device and batches are made there; so it is unless the device is a CPU.
     Raises InputError for unknown names.
     """
     if sampling not in SAMPLINGS:
@@ -216,6 +255,9 @@ def make_loaders(
         TileDataset(images[part], masks[part], augmenter, None if depth is None else depth[part], extra)
         for part, augmenter, extra in ((~is_valid, Augmenter(augment, seed), labels), (is_valid, None, None))
     )
+    if device != "cpu" if resident is None else resident:
+        for dataset in (train, valid):
+            dataset.place_on(device)
     return loaders_of(train, valid, bs, seed, device, num_workers, sampling)
 
 
@@ -229,8 +271,11 @@ def loaders_of(
     sampling: str = "uniform",
 ) -> DataLoaders:
     """Loaders of two datasets, the first in random order, the second in its own and twice as many at a time."""
-    num_workers = workers(device) if num_workers is None else num_workers
-    pin = device != "cpu"
+    if train.resident:
+        num_workers = 0
+    elif num_workers is None:
+        num_workers = workers(device)
+    pin = device != "cpu" and not train.resident
     return DataLoaders(
         TileLoader(train, bs, seed, sampling, shuffle=True, num_workers=num_workers, pin_memory=pin, device=device),
         TileLoader(valid, 2 * bs, seed, shuffle=False, num_workers=0, device=device),

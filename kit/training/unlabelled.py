@@ -22,6 +22,8 @@ class Views:
     The second is strongly changed; the first as well with `both_strong`, in another way, else it is as it was.
     """
 
+    resident = ()  # the tiles stay on the host: "photometric" needs albumentations
+
     def __init__(self, images: np.ndarray, seed: int, depth: np.ndarray | None = None):
         self.images, self.seed, self.depth, self.both_strong = images, seed, depth, False
         streams = np.random.SeedSequence((seed, 4)).generate_state(2)

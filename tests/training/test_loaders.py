@@ -7,7 +7,9 @@ import torch
 from fastai.torch_core import TensorImage, TensorMask
 
 from kit.errors import InputError
-from kit.training.loaders import by_coverage, make_loaders
+from kit.recipe import Stage
+from kit.training.consistency import _reseeded
+from kit.training.loaders import TileDataset, by_coverage, make_loaders
 
 
 def arrays(n=50):
@@ -181,3 +183,91 @@ def test_a_tile_that_is_drawn_again_is_augmented_in_another_way():
 def test_an_unknown_sampling_lists_the_known_ones():
     with pytest.raises(InputError, match="uniform, coverage"):
         loaders(sampling="depth")
+
+
+def assert_alike(one, other):
+    """The same batches to the bit, of the same types."""
+    one, other = list(one), list(other)
+    assert len(one) == len(other) > 0
+    for batch, again in zip(one, other, strict=True):
+        assert [(type(part), part.dtype, part.shape) for part in batch] == [
+            (type(part), part.dtype, part.shape) for part in again
+        ]
+        assert all(torch.equal(part, same) for part, same in zip(batch, again, strict=True))
+
+
+# "elastic" has no version for batches, and stays with albumentations
+@pytest.mark.parametrize("augment", ["none", "elastic"])
+@pytest.mark.parametrize("depth", [None, np.linspace(0, 1, 50, dtype=np.float32)])
+@pytest.mark.parametrize("sampling", ["uniform", "coverage"])
+def test_tiles_that_lie_on_the_device_give_the_same_batches(augment, depth, sampling):
+    masks = arrays()[0] > np.linspace(-30, 255, 50)[:, None, None]
+    pair = [
+        loaders(masks=masks, augment=augment, depth=depth, sampling=sampling, resident=resident)
+        for resident in (False, True)
+    ]
+    host, device = pair
+    assert not host.train.dataset.resident
+    assert (len(device.train.dataset.resident) > 0) == (augment == "none")
+    assert device.valid.dataset.resident
+    for dls in pair:
+        dls.train.serve(Stage(bs=9))
+    for _ in range(2):
+        assert_alike(host.train, device.train)
+    for dls in pair:
+        dls.train.window(5, 1, 3)
+    assert len(device.train) == 2
+    assert_alike(host.train, device.train)
+    assert_alike(host.valid, device.valid)
+    assert host.n_inp == device.n_inp
+
+
+def test_augmented_on_the_device_tiles_come_in_the_same_order_and_parts_are_exact():
+    """The depth is the tile's number, as its first pixel no longer is."""
+    settings = {"augment": "default", "depth": np.arange(50, dtype=np.float32), "sampling": "coverage"}
+    host, device = (loaders(resident=resident, **settings).train for resident in (False, True))
+    for loader in (host, device):
+        loader.window(2, 0, 5)
+    whole = list(device)
+    for (x, depth, y), (host_x, host_depth, _) in zip(whole, host, strict=True):
+        np.testing.assert_array_equal(depth, host_depth)
+        assert (x != host_x).any()
+        assert set(np.unique(y)) <= {0, 1}
+    device.window(2, 3, 5)
+    assert_alike(device, whole[3:])
+    device.window(2, 5, 5)
+    assert list(device) == []
+    device.window(3, 0, 5)
+    assert not any(torch.equal(x, before) for (x, *_), (before, *_) in zip(device, whole, strict=True))
+
+
+def test_co_training_s_second_net_draws_otherwise_from_the_same_tiles_on_the_device():
+    loader = loaders(augment="default", resident=True).train
+    other = _reseeded(loader, 8)
+    assert all(own is theirs for own, theirs in zip(loader.dataset.resident, other.dataset.resident, strict=True))
+    assert loader.dataset.augmenter.seed == 3
+    assert_alike(other, loaders(augment="default", resident=True, seed=8).train)
+
+
+def test_validation_tiles_on_the_device_are_not_augmented():
+    dls = loaders(augment="heng", resident=True)
+    images, masks = arrays()
+    for part, truth in zip((0, 1), (images, masks), strict=True):
+        seen = torch.cat([batch[part].reshape(-1, 101, 101) for batch in dls.valid])
+        np.testing.assert_array_equal(seen, truth[::5])
+
+
+def test_batches_made_on_the_device_are_drawn_too():
+    dls = loaders(augment="default", resident=True)
+    dls.show_batch(max_n=2)
+    dls.train.show_results(dls.one_batch(), TensorMask(dls.one_batch()[-1] == 0), max_n=2)
+    plt.close("all")
+
+
+def test_the_tiles_lie_on_the_device_unless_it_is_a_cpu(monkeypatch):
+    placed = []
+    monkeypatch.setattr(TileDataset, "place_on", lambda self, device: placed.append(device))
+    loaders()
+    assert placed == []
+    make_loaders(*arrays(), np.arange(50) % 5 == 0, augment="none", seed=0, bs=8, device="cuda")
+    assert placed == ["cuda", "cuda"]

@@ -150,6 +150,20 @@ def test_soft_labels_are_probabilities_beside_masks():
         np.testing.assert_allclose(mask, expected, atol=0.5 / 255 + 1e-3)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("stage", [ONLY, MIX, Stage(bs=8)])
+def test_labels_that_lie_on_the_device_give_the_same_batches(soft, stage):
+    labels = some_labels(soft=soft, weights=np.linspace(0.5, 2, 20))
+    depth = np.linspace(0, 1, 50, dtype=np.float32)
+    host, device = (loaders(labels, depth=depth, resident=resident) for resident in (False, True))
+    for loader in (host, device):
+        loader.serve(stage)
+        loader.window(1, 1, loader.steps_per_epoch)
+    for batch, again in zip(host, device, strict=True):
+        assert [part.dtype for part in batch] == [part.dtype for part in again]
+        assert all(torch.equal(a, b) for a, b in zip(batch, again, strict=True))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_mix_is_the_same_from_any_number_of_workers_and_from_the_middle():
     labels = some_labels()

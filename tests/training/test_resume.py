@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from kit.errors import InputError
 from kit.runs import Run, read_json
 from kit.training import checkpoint, fold, learner
 from kit.training.fold import train_folds
+from kit.training.loaders import make_loaders
 from kit.training.schedules import plan
 from tests.small import easy_tiles, tiny_recipe
 
@@ -190,6 +192,20 @@ def test_asked_to_stop_while_unlabelled_tiles_teach_it_goes_on(on_unlabelled, tm
     run = stopped_and_resumed(tmp_path / "run", ON_UNLABELLED, step)
     assert_equal(run, on_unlabelled)
     assert pd.read_csv(run.fold(0) / "history.csv")["consistency"].notna().all()
+
+
+# mirror, affine map, contrast and blur of whole batches; small, as the nets are not what it is about
+IN_BATCHES = tiny_recipe(
+    *("data.augment=default", "data.sampling=coverage", "data.channels=grey+depth", "data.fit=resize", "data.size=64"),
+    *("stages.0.epochs=1", "stages.1.epochs=0.5", "stages.2.epochs=0.5"),
+)
+
+
+def test_with_the_tiles_on_the_device_a_cut_training_ends_where_it_would_have(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "make_loaders", partial(make_loaders, resident=True))
+    assert learner.make_learner(IN_BATCHES, TILES, 0).dls.train.dataset.resident
+    whole = train(tmp_path / "whole", IN_BATCHES)
+    assert_equal(stopped_and_resumed(tmp_path / "run", IN_BATCHES, 3), whole)  # of 4, 2 and 2 steps
 
 
 def test_asked_to_stop_while_validating_it_validates_again(reference, tmp_path):
