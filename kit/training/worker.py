@@ -34,7 +34,8 @@ class Report(Callback):
     def after_batch(self) -> None:
         if self.training and time.monotonic() - self.told > EVERY:
             self.told = time.monotonic()
-            print(f"{MARK}{self.learn.progress.done} {self.learn.progress.total}")
+            # one write, into which no loader process can write a warning
+            sys.stdout.write(f"{MARK}{self.learn.progress.done} {self.learn.progress.total}\n")
 
 
 def main() -> None:
