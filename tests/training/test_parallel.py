@@ -170,7 +170,7 @@ def runs_on(pid: int) -> bool:
         return False
 
 
-def wait_until(condition, seconds=60.0) -> bool:
+def wait_until(condition, seconds=300.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
@@ -196,7 +196,7 @@ def test_no_fold_trains_on_when_the_process_that_deals_them_out_is_killed(data, 
         assert len(folds) == 2
         parent.kill()
         parent.wait()
-        assert wait_until(lambda: not any(map(runs_on, folds)), seconds=5)
+        assert wait_until(lambda: not any(map(runs_on, folds)), seconds=30)
     finally:
         for pid in [parent.pid, *folds]:
             if runs_on(pid):
@@ -258,13 +258,13 @@ def stop(number, frame):
     sys.exit(130)
 signal.signal(signal.SIGTERM, stop)
 open({str(tmp_path / "0")!r}, "x")
-time.sleep(60)
+time.sleep(600)
 """
     deaf = f"""
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open({str(tmp_path / "1")!r}, "x")
-time.sleep(60)
+time.sleep(600)
 """
     crew = Scripts({"0": obeys, "1": deaf, "2": f"open({str(tmp_path / '2')!r}, 'x')"}, 2)
     started = time.monotonic()
@@ -275,7 +275,7 @@ time.sleep(60)
         again.join()
     assert crew.asked
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "saved"]
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
 
 
 @pytest.mark.parametrize(
