@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from kit.errors import InputError, RefusedError, UnreachableError
 from kit.runs import Run, read_json
@@ -27,30 +28,31 @@ def run(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except InputError as error:
-        _fail(str(error), INPUT_WRONG)
+        fail(str(error), INPUT_WRONG)
     except RefusedError as error:
-        _fail(str(error), REFUSED)
+        fail(str(error), REFUSED)
     except UnreachableError as error:
-        _fail(str(error), UNREACHABLE)
+        fail(str(error), UNREACHABLE)
     except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
+        fail("interrupted", INTERRUPTED)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, named so that torch need not be imported here
             raise
-        _fail("the GPU's memory is full: give a smaller --bs, or free the GPU", INPUT_WRONG)
+        fail("the GPU's memory is full: give a smaller --bs, or free the GPU", INPUT_WRONG)
     except BrokenPipeError:  # the reader of our output left (| head): not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno in DISK_FULL:
-            _fail(f"no room to write {error.filename or 'a file'} ({error.strerror}): free disk space; "
-                  "what was there before is kept, and a training goes on with --resume", INPUT_WRONG)  # fmt: skip
+            fail(f"no room to write {error.filename or 'a file'} ({error.strerror}): free disk space; "
+                 "what was there before is kept, and a training goes on with --resume", INPUT_WRONG)  # fmt: skip
         if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
-            _fail(f"{error.filename} cannot be opened or written ({error.strerror}): "
-                  "mend that path or choose another one", INPUT_WRONG)  # fmt: skip
+            fail(f"{error.filename} cannot be opened or written ({error.strerror}): "
+                 "mend that path or choose another one", INPUT_WRONG)  # fmt: skip
         raise
 
 
-def _fail(line: str, code: int) -> None:
+def fail(line: str, code: int) -> NoReturn:
+    """Exit with one line on the standard error."""
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(code)
 

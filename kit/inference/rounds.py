@@ -152,7 +152,7 @@ def _train(
 ) -> None:
     """Start a round of the training of `first`, or go on with it; its time budget is that of the first run."""
     if (run / "recipe.toml").exists():
-        command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, which, tensorboard, first.name)
+        command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, data, which, tensorboard, first.name)
         return
     seconds = cli.seconds("time_budget", recipe.time_budget.split()[0]) if recipe.time_budget else None
     command.start(run, recipe, tiles, data, labels.fold_table(first), which, seconds, tensorboard, first.name)

@@ -128,17 +128,18 @@ def _recipe(args: argparse.Namespace, inputs: Path) -> Recipe:
 
 def _train(recipe: Recipe, fold: str, data: Path, loaded: Tiles, places: pd.DataFrame | None, deadline: float) -> Run:
     """Train into working/runs/kernel: the recipe's epochs, or as many as leave the time to predict."""
-    from kit.training import budget
+    from kit.training import budget, parallel
     from kit.training.learner import make_folds, make_learner
 
     which = command.folds_of(fold, recipe.data.folds)
     table = make_folds(recipe, loaded, places)
     to_predict = _seconds_to_predict(recipe, loaded)
-    each = (deadline - time.monotonic()) / len(which) - to_predict
+    each = (deadline - time.monotonic() - len(which) * to_predict) / parallel.turns(len(which))
     if each <= 0:
         raise InputError(f"predicting takes {to_predict:.0f} s a fold, which leaves no time to train: "
                          "give a longer --time-limit, or fewer folds")  # fmt: skip
-    fitting = budget.fit_to(recipe, make_learner(recipe, loaded, which[0], table), each)
+    with parallel.share_of_cores(0, parallel.at_once(len(which))):
+        fitting = budget.fit_to(recipe, make_learner(recipe, loaded, which[0], table), each)
     if fitting.epochs >= recipe.epochs:
         print(f"the recipe's own {recipe.epochs:g} epochs are fewer, and are what is trained", flush=True)
         fitting = recipe
@@ -164,7 +165,8 @@ def _seconds_to_predict(recipe: Recipe, loaded: Tiles) -> float:
 
 def _tidy(run: Run) -> None:
     """Delete what a fold has that nobody needs at home: the output of a kernel is downloaded, and may be gigabytes."""
-    (run / ".lock").unlink(missing_ok=True)
+    for lock in (".lock", ".scores.lock"):
+        (run / lock).unlink(missing_ok=True)
     for name, fold in read_json(run / "scores.json")["folds"].items():
         folder = run / f"fold_{name}"
         kept = set(run.weights(None if name == "none" else int(name), fold["weights"]))

@@ -218,6 +218,7 @@ class Progress(Callback):
 
     def after_batch(self) -> None:
         if self.training:
+            self.done += 1
             self.bar.update()
 
     def after_epoch(self) -> None:

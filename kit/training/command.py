@@ -100,11 +100,16 @@ def check_tensorboard(args: argparse.Namespace) -> None:
 def _start(args: argparse.Namespace) -> Run:
     recipe = recipe_of(args)
     which = folds_of(args.fold or "0", recipe.data.folds)
-    seconds = cli.seconds("--time-budget", args.time_budget) / len(which) if args.time_budget else None
+    seconds = cli.seconds("--time-budget", args.time_budget) if args.time_budget else None
     data = cli.data_dir(args.data)
     tiles = tile_files.load(data)
     run = runs.new_run(args.run or runs.default_name(recipe.name, recipe.net.encoder or recipe.net.decoder))
-    start(run, recipe, tiles, data, deal(data, recipe, tiles), which, seconds, args.tensorboard)
+    table = deal(data, recipe, tiles)
+
+    from kit.training import parallel
+
+    each = seconds and seconds / parallel.turns(len(which))
+    start(run, recipe, tiles, data, table, which, each, args.tensorboard)
     return run
 
 
@@ -124,20 +129,24 @@ def start(
     `data` is where the tiles were read, `resumed_as` the run that --resume goes on with if that is another. Exits with
     130 when stopped.
     """
-    from kit.training import budget, pseudo
-    from kit.training.fold import train_folds
+    from kit.training import budget, parallel, pseudo
     from kit.training.learner import make_learner
 
+    count = parallel.at_once(len(which))
     # everything that can be refused is refused before a file is made
-    learner = make_learner(recipe, tiles, which[0], table)
-    for fold in which[1:] if recipe.pseudo_run else ():
-        pseudo.load(recipe, tiles, fold, table["id"][table["fold"] == fold].tolist())
-    if seconds:
-        recipe = budget.fit_to(recipe, learner, seconds)
+    with parallel.share_of_cores(0, count):
+        learner = make_learner(recipe, tiles, which[0], table)
+        for fold in which[1:] if recipe.pseudo_run else ():
+            pseudo.load(recipe, tiles, fold, table["id"][table["fold"] == fold].tolist())
+        if seconds:
+            recipe = budget.fit_to(recipe, learner, seconds)
+    if count > 1:  # each fold's process makes its own, and needs what this one takes of the first GPU
+        learner = None
     with run.lock():
         runs.write_text(run / "folds.csv", table.to_csv(index=False))
         record(run, runs.RECIPE, recipe, tiles, data, which)
-        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard, learner), resumed_as)
+        work = (run, recipe, tiles, table, which, data)
+        _finish(run, lambda name: parallel.train_folds(*work, name, tensorboard, learner), resumed_as)
 
 
 def record(run: Run, kind: str, recipe: Recipe, tiles: Tiles, data: Path, which: Sequence[int | None]) -> None:
@@ -153,7 +162,8 @@ def _resume(args: argparse.Namespace) -> Run:
     if (run / "ensemble.json").exists():
         raise InputError(f"{run.path} is an ensemble, which is not trained: name one of its runs")
     recipe, tiles = reopen(run, runs.RECIPE, args)
-    go_on(run, recipe, tiles, folds_of(args.fold, recipe.data.folds) if args.fold else None, args.tensorboard)
+    which = folds_of(args.fold, recipe.data.folds) if args.fold else None
+    go_on(run, recipe, tiles, cli.data_of_run(run, args.data), which, args.tensorboard)
     return run
 
 
@@ -176,6 +186,7 @@ def go_on(
     run: Run,
     recipe: Recipe,
     tiles: Tiles,
+    data: Path,
     which: Sequence[int | None] | None = None,
     tensorboard: bool = False,
     resumed_as: str = "",
@@ -185,11 +196,12 @@ def go_on(
     table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
     which = request["folds"] if which is None else which
     with run.lock():
-        from kit.training.fold import train_folds
+        from kit.training import parallel
 
         asked = request["folds"] + [fold for fold in which if fold not in request["folds"]]
         runs.write_json(run / "environment.json", request | {"folds": asked})
-        _finish(run, lambda: train_folds(run, recipe, tiles, table, which, tensorboard), resumed_as)
+        work = (run, recipe, tiles, table, which, data)
+        _finish(run, lambda name: parallel.train_folds(*work, name, tensorboard), resumed_as)
 
 
 def deal(data: Path, recipe: Recipe, tiles: Tiles) -> pd.DataFrame:
@@ -215,9 +227,13 @@ def or_exit(train: Callable[[], Trained | None], flags: str) -> Trained:
     return done
 
 
-def _finish(run: Run, train: Callable[[], bool], resumed_as: str) -> None:
-    """Train, and say what there is and what comes next; Ctrl-C at any time leaves a run that can be resumed."""
-    or_exit(train, f"--run {resumed_as or run.name}")
+def _finish(run: Run, train: Callable[[str], bool], resumed_as: str) -> None:
+    """Train, and say what there is and what comes next; Ctrl-C at any time leaves a run that can be resumed.
+
+    `train` is given the name that --resume goes on with.
+    """
+    name = resumed_as or run.name
+    or_exit(lambda: train(name), f"--run {name}")
     scores = runs.read_json(run / "scores.json")
     if "mean" in scores:
         count = sum("score" in fold for fold in scores["folds"].values())

@@ -14,7 +14,7 @@ from kit.errors import InputError
 from kit.nets import model
 from kit.nets.tta import Prediction, mean_probability
 from kit.recipe import Recipe, Stage
-from kit.runs import Run, read_json, write_json, write_probabilities, write_text
+from kit.runs import Run, exclusive, read_json, write_json, write_probabilities, write_text
 from kit.scoring.decision import FILES
 from kit.scoring.metric import KINDS, average_precision, kind_of
 from kit.training import averaging, checkpoint, pseudo
@@ -87,7 +87,8 @@ def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None,
     tiles_seen = sum(row["tiles"] for row in state.rows)
     entry |= {"epochs": len(state.rows), "seconds": round(state.seconds, 1)}
     entry["tiles_per_second"] = round(tiles_seen / max(state.seconds, 1e-9), 2)
-    _record(run, fold, entry)
+    with exclusive(run / ".scores.lock"):  # another fold may end at the same time, on another GPU
+        _record(run, fold, entry)
     (folder / "resume.pt").unlink(missing_ok=True)
     if len(valid):
         kinds = ", ".join(f"{kind} {value['score']:.3f}" for kind, value in entry["kinds"].items())
