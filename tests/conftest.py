@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kit.runs import cpus
+from kit.machine import cpus
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # whatever asks Kaggle asks a closed port of this machine instead, unless a test starts a server (tests/leaderboard)
