@@ -38,7 +38,7 @@ def run(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, named so that torch need not be imported here
             raise
-        fail("the GPU's memory is full: give a smaller --bs, or free the GPU", INPUT_WRONG)
+        fail("the GPU's memory is full: train with --bs auto, or free the GPU", INPUT_WRONG)
     except BrokenPipeError:  # the reader of our output left (| head): not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -94,6 +94,11 @@ def data_of_run(run: Run, given: str | None) -> Path:
     if not Path(record["data"]).is_dir():
         raise InputError(f"{record['data']}, which {run.path} was trained on, is not there: say where with --data")
     return Path(record["data"])
+
+
+def batch_size(text: str) -> int | str:
+    """The value of --bs: a number, or "auto"."""
+    return text if text == "auto" else int(text)
 
 
 def seconds(flag: str, text: str) -> float:

@@ -15,6 +15,7 @@ from kit.errors import InputError
 from kit.schema import build, near
 
 RECIPES = Path(__file__).parent / "recipes"
+AUTO = -1  # for `micro_bs`: found before training
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Stage:
     loss: str = "bce"  # a name of nets/losses.py or a mix such as "0.1*bce + 0.9*lovasz_elu"
     lr: float = 1e-3  # the highest of the schedule, for the decoder
     encoder_lr: float = 0.1  # factor for the encoder's first half (its second: the root), only with pretrained weights
-    bs: int = 16
+    bs: int = 16  # tiles in a step of the optimiser
+    micro_bs: int = 0  # tiles of them that go through the net at once, gradients added up; 0 = all, -1 = what fits
     optimiser: str = "adamw"  # adam, adamw, sgd, rmsprop
     weight_decay: float = 0.01
     normalise: bool = False  # divide each layer's gradient by its norm
@@ -95,6 +97,11 @@ class Stage:
     consistency: str = "none"  # on tiles without labels: none, mean-teacher (the `ema` teaches), co-training
     consistency_weight: float = 1.0  # of its loss against the stage's own, once it has risen
     consistency_ramp: float = 0.25  # share of the stage's steps in which that weight rises
+
+    @property
+    def at_once(self) -> int:
+        """How many tiles of a batch go through the net at once, at most; all where that is not found yet."""
+        return min(self.micro_bs, self.bs) if self.micro_bs > 0 else self.bs
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,10 @@ class Recipe:
     def with_bs(self, bs: int) -> "Recipe":
         return replace(self, stages=tuple(replace(stage, bs=bs) for stage in self.stages))
 
+    def with_auto_bs(self) -> "Recipe":
+        """The same batches, each to go through the net in parts as large as fit into the memory."""
+        return replace(self, stages=tuple(replace(stage, micro_bs=AUTO) for stage in self.stages))
+
 
 def names() -> list[str]:
     """The packaged recipes, sorted."""
@@ -185,6 +196,11 @@ def check(recipe: Recipe) -> Recipe:
         for key in ("epochs", "lr", "bs"):
             if not 0 < getattr(stage, key) < math.inf:
                 raise InputError(f"recipe key stages.{number}.{key} must be above 0, not {getattr(stage, key)}")
+        if stage.micro_bs < AUTO:
+            raise InputError(
+                f"recipe key stages.{number}.micro_bs must be above 0, 0 (the whole batch at once) or "
+                f"{AUTO} (as many tiles as fit), not {stage.micro_bs}"
+            )
     _check_pseudo(recipe)
     return recipe
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kit.errors import InputError
+from kit.machine import cpus
 
 RECORDED_PACKAGES = ("numpy", "torch", "torchvision", "fastai", "timm", "albumentations", "opencv-python-headless")
 
@@ -214,11 +215,6 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def cpus() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command_line() -> str:

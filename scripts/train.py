@@ -21,7 +21,7 @@ def main() -> None:
     add("--fold", metavar="K", help="0, or 0,2, or all, or none = train on every tile, no validation (default: 0)")
     add("--epochs", type=float, metavar="N", help="passes over the training tiles in all; stages keep their shares")
     add("--lr", type=float, help="highest learning rate of the first stage; later stages keep their ratio to it")
-    add("--bs", type=int, help="batch size")
+    add("--bs", type=cli.batch_size, metavar="N", help="batch size; auto: the recipe's, in parts where memory is short")
     add("--limit", type=int, metavar="N", help="use only N random training tiles (a quick try)")
     add("--seed", type=int, help="seed of folds, weights, order and augmentation (default: 0)")
     add("--no-pretrained", action="store_true", help="start from random weights")

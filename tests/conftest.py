@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kit.runs import cpus
+from kit.machine import cpus
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # a test may import it before the kit, which says so too

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the bottom up. A module may import from its own line and from those above it here; see docs/architecture.md.
 ORDER = [
-    {"errors", "schema", "recipe", "measured", "runs"},
+    {"errors", "schema", "recipe", "measured", "machine", "runs"},
     {"data"},
     {"cli"},
     {"scoring"},
@@ -26,6 +26,7 @@ NO_TORCH = (
     "kit.schema",
     "kit.recipe",
     "kit.measured",
+    "kit.machine",
     "kit.runs",
     "kit.cli",
     "kit.data",

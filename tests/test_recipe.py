@@ -55,6 +55,8 @@ def test_settings_override_one_key_each():
         ("stages.0.lr=nan", ["stages.0.lr", "finite"]),
         ("stages.0.epochs=inf", ["stages.0.epochs", "finite"]),
         ("limit=-3", ["limit", "0 (all tiles)"]),
+        ("stages.1.micro_bs=-2", ["stages.1.micro_bs", "0 (the whole batch at once)", "-1 (as many tiles as fit)"]),
+        ("stages.1.micro_bs=auto", ["stages.1.micro_bs", "int"]),
         ("net.stem", ["no '='"]),
     ],
 )

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from kit import recipe
 from kit.data import demo
 from tests.small import TINY
 
@@ -99,6 +100,7 @@ def test_the_list_of_recipes_names_their_sources(tmp_path):
         (["train.py", "--lr-find", "--pretext"], ["--lr-find", "leave out --pretext"]),
         (["train.py", "--lr-find", "--time-budget", "1h"], ["--lr-find", "leave out --time-budget"]),
         (["train.py", "--lr-find", "--data", "nowhere"], ["nowhere is no folder"]),
+        (["train.py", "--bs", "-3"], ["--bs must be above 0"]),
         (["mosaic.py", "absent"], ["no run 'absent'"]),
         (["mosaic.py", "--data", "nowhere"], ["nowhere is no folder"]),
         (["report.py", "absent"], ["no run 'absent'"]),
@@ -137,7 +139,10 @@ def test_the_jigsaw_is_written_beside_the_cache_and_folds_by_mosaic_find_it(home
 
 @pytest.mark.slow
 def test_from_data_to_a_submission(home):
-    assert "next: python scripts/predict.py a" in succeed(*TRAIN, "--fold", "0,1", cwd=home)
+    out = succeed(*TRAIN, "--fold", "0,1", "--bs", "auto", cwd=home)
+    assert "next: python scripts/predict.py a" in out
+    assert out.count("tiles through the net at once: 5 of a batch of 5 in stage 1, 6 of a batch of 6 in stage 2") == 1
+    assert [stage.micro_bs for stage in recipe.load(str(home / "runs/a/recipe.toml")).stages] == [5, 6, 6]
     succeed("predict.py", "a", cwd=home)
     again = succeed("predict.py", "latest", cwd=home)
     assert again.count("predicted already") == 2

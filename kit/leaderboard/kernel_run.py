@@ -128,7 +128,7 @@ def _recipe(args: argparse.Namespace, inputs: Path) -> Recipe:
 
 def _train(recipe: Recipe, fold: str, data: Path, loaded: Tiles, places: pd.DataFrame | None, deadline: float) -> Run:
     """Train into working/runs/kernel: the recipe's epochs, or as many as leave the time to predict."""
-    from kit.training import budget, parallel
+    from kit.training import auto_batch, budget, parallel
     from kit.training.learner import make_folds, make_learner
 
     which = command.folds_of(fold, recipe.data.folds)
@@ -139,7 +139,10 @@ def _train(recipe: Recipe, fold: str, data: Path, loaded: Tiles, places: pd.Data
         raise InputError(f"predicting takes {to_predict:.0f} s a fold, which leaves no time to train: "
                          "give a longer --time-limit, or fewer folds")  # fmt: skip
     with parallel.share_of_cores(0, parallel.at_once(len(which))):
-        fitting = budget.fit_to(recipe, make_learner(recipe, loaded, which[0], table), each)
+        learner = make_learner(recipe, loaded, which[0], table)
+        recipe = auto_batch.resolve(recipe, learner)
+        fitting = budget.fit_to(recipe, learner, each)
+    del learner  # the training makes its own, and needs the memory
     if fitting.epochs >= recipe.epochs:
         print(f"the recipe's own {recipe.epochs:g} epochs are fewer, and are what is trained", flush=True)
         fitting = recipe

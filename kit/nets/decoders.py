@@ -27,11 +27,13 @@ class DynamicUnet(unet.DynamicUnet):
         return self.layers[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
-        # maps of a training step that stay in the hooks hold memory, and a net that keeps them cannot be copied
-        for hook in self.sfs:
-            hook.stored = None
-        return logits
+        try:
+            return super().forward(x)
+        finally:
+            # maps of a training step that stay in the hooks hold memory, most of all where a lack of it ended the step,
+            # and a net that keeps them cannot be copied
+            for hook in self.sfs:
+                hook.stored = None
 
 
 def dynamic(encoder: Encoder, image_size: int, options: Salt) -> nn.Module:

@@ -31,10 +31,11 @@ def find(args: argparse.Namespace) -> None:
         table = command.deal(data, recipe, tiles)
     fold = command.folds_of(args.fold or "0", recipe.data.folds)[0]
 
-    from kit.training import lr_finder
+    from kit.training import auto_batch, lr_finder
     from kit.training.learner import make_learner
 
     learn = make_learner(recipe, tiles, fold, table)
+    recipe = auto_batch.resolve(recipe, learn)
     stage = recipe.stages[0]
     with run.lock():
         curve = lr_finder.curve(learn, recipe)

@@ -12,9 +12,7 @@ from fastai.learner import Learner
 from kit.errors import InputError
 from kit.nets.tta import TTA
 from kit.recipe import Recipe, Stage
-from kit.training import checkpoint
-from kit.training.checkpoint import State
-from kit.training.learner import begin_stage
+from kit.training import checkpoint, trial
 from kit.training.schedules import plan, tiles_drawn
 
 RESERVE = 0.07  # of the budget: start-up, files, and a machine that is slower later than at first
@@ -33,7 +31,7 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
 
     def kind(stage: Stage) -> tuple:
         """Steps of one kind are taken to cost the same."""
-        return min(stage.bs, drawn(stage)), stage.consistency, stage.ema > 0, stage.freeze
+        return min(stage.bs, drawn(stage)), stage.consistency, stage.ema > 0, stage.freeze, stage.at_once
 
     step = {key: _step_seconds(learn, recipe, stage) for key, stage in
             {kind(stage): stage for stage in recipe.stages if drawn(stage)}.items()}  # fmt: skip
@@ -96,23 +94,8 @@ class Stopwatch(Callback):
 
 def _step_seconds(learn: Learner, recipe: Recipe, stage: Stage) -> float:
     """Seconds of one training step of a stage with all that belongs to it, measured; the learner is then as before."""
-    nets = [net for net in (learn.model, learn.second) if net]
-    weights = [{name: tensor.clone() for name, tensor in net.state_dict().items()} for net in nets]
-    loader, usual, loss_func = learn.dls.train, learn.dls.train.stage, learn.loss_func
-    scaling = getattr(learn, "loss_scaling", None)
-    scale = scaling and scaling.scaler.state_dict()
-    alone = replace(recipe, stages=(replace(stage, epochs=1.0, cycles=1),))
-    epochs = plan(alone, loader.dataset.n_tiles, loader.dataset.n_pseudo)
     watch = Stopwatch()
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(1, cbs=[*begin_stage(learn, alone, 0, epochs, State(), loss_func), watch])
-    for net, before in zip(nets, weights, strict=True):
-        net.load_state_dict(before)
-    if scaling:
-        scaling.scaler.load_state_dict(scale)
-    learn.opt, learn.loss_func = None, loss_func
-    loader.serve(usual)
-    loader.part, loader.epoch = None, -1
+    trial.run(learn, recipe, stage, watch)
     return watch.seconds
 
 

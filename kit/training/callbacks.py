@@ -82,6 +82,10 @@ class LossScaling(Callback):
         raise CancelStepException  # the scaler has taken the step
 
 
+# on a GPU a look waits for it, on a CPU it costs nothing
+LOOK_AT_LOSS = {"cpu": 1, "cuda": 50}  # steps
+
+
 class Journal(Callback):
     """Keeps the history, the best weights, snapshots and the resume file; stops on a bad loss or when asked to."""
 
@@ -100,7 +104,7 @@ class Journal(Callback):
         if self.training:
             self.loss_sum += self.learn.loss.detach()
             self.state.step += 1
-            if self.loss_sum.device.type == "cpu" or self.state.step % 50 == 0:
+            if self.state.step % LOOK_AT_LOSS[self.loss_sum.device.type] == 0:
                 self._check_loss()
         if self.stop.asked:
             self._check_loss()

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from kit import cli, runs
+from kit import cli, machine, runs
 from kit import recipe as recipes
 from kit.data import placement
 from kit.data import tiles as tile_files
@@ -55,13 +55,15 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         recipe = replace(recipe, net=replace(recipe.net, weights=str(Path(args.weights).resolve())))
     for flag in ("epochs", "lr", "bs", "limit"):
         value = getattr(args, flag)
-        if value is not None and not 0 < value < math.inf:
+        if value not in (None, "auto") and not 0 < value < math.inf:
             raise InputError(f"--{flag} must be above 0 and finite, not {value}")
     if args.epochs is not None:
         recipe = recipe.scaled(args.epochs)
     if args.lr is not None:
         recipe = recipe.with_lr(args.lr)
-    if args.bs is not None:
+    if args.bs == "auto":
+        recipe = recipe.with_auto_bs()
+    elif args.bs is not None:
         recipe = recipe.with_bs(args.bs)
     if args.limit is not None:
         recipe = replace(recipe, limit=args.limit)
@@ -129,7 +131,7 @@ def start(
     `data` is where the tiles were read, `resumed_as` the run that --resume goes on with if that is another. Exits with
     130 when stopped.
     """
-    from kit.training import budget, parallel, pseudo
+    from kit.training import auto_batch, budget, parallel, pseudo
     from kit.training.learner import make_learner
 
     count = parallel.at_once(len(which))
@@ -138,6 +140,7 @@ def start(
         learner = make_learner(recipe, tiles, which[0], table)
         for fold in which[1:] if recipe.pseudo_run else ():
             pseudo.load(recipe, tiles, fold, table["id"][table["fold"] == fold].tolist())
+        recipe = auto_batch.resolve(recipe, learner)
         if seconds:
             recipe = budget.fit_to(recipe, learner, seconds)
     if count > 1:  # each fold's process makes its own, and needs what this one takes of the first GPU
@@ -217,6 +220,7 @@ def deal(data: Path, recipe: Recipe, tiles: Tiles) -> pd.DataFrame:
 
 def or_exit(train: Callable[[], Trained | None], flags: str) -> Trained:
     """What `train` gives; where that is false or Ctrl-C came, exit and say that train.py goes on with these flags."""
+    _warn_of_others()
     try:
         done = train()
     except KeyboardInterrupt:
@@ -225,6 +229,15 @@ def or_exit(train: Callable[[], Trained | None], flags: str) -> Trained:
         print(f"stopped and saved; go on with: python scripts/train.py {flags} --resume")
         sys.exit(cli.INTERRUPTED)
     return done
+
+
+def _warn_of_others() -> None:
+    """On a CPU, say where other processes keep the cores busy: threads of a step wait for the slowest of them."""
+    from kit.training.learner import device
+
+    crowding = machine.crowding() if device() == "cpu" else ""
+    if crowding:
+        print(f"warning: {crowding}, which slows this training down: better one after the other", file=sys.stderr)
 
 
 def _finish(run: Run, train: Callable[[str], bool], resumed_as: str) -> None:

@@ -51,7 +51,7 @@ class Consistency(Callback):
     that of the labelled tiles.
     """
 
-    order = -5  # the Conductor has said where the step is; fastai's GradientAccumulation divides the sum
+    order = -5  # the Conductor has said where the step is; MicroBatches weighs the sum, by the part that it is of
     run_valid = False
 
     def __init__(self, conductor: Conductor, epochs: Sequence[Epoch], loaders: Sequence[TileLoader]):
@@ -73,15 +73,18 @@ class Consistency(Callback):
         done = (self.steps_before + self.state.step) / sum(epoch.steps for epoch in self.epochs)
         return self.stage.consistency_weight * ramp_up(done, self.stage.consistency_ramp)
 
-    def after_loss(self) -> None:
+    def before_batch(self) -> None:
         with torch.random.fork_rng(devices=[]):  # a loader's start draws one of the numbers that belong to the step
-            batches = [next(batch) for batch in self.batches]
-        agreement, further = self.losses(*batches)
+            self.batch = [next(batch) for batch in self.batches]
+
+    def after_loss(self) -> None:
+        step = self.learn.micro_batches
+        agreement, further = self.losses(*map(step.part_of, self.batch))
         self.learn.loss_grad = self.learn.loss_grad + self.weight * agreement + further
-        self.state.consistency_sum = self.state.consistency_sum + agreement.detach()
+        self.state.consistency_sum = self.state.consistency_sum + agreement.detach() * step.share
 
     def losses(self, *batches: Sequence[Tensor]) -> tuple[Tensor, Tensor | float]:
-        """The consistency loss, which is weighted, and a further one, which is not."""
+        """The consistency loss, which is weighted, and a further one, which is not; of a step or of a part of one."""
         raise NotImplementedError
 
 

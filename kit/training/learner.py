@@ -1,6 +1,7 @@
 """A recipe becomes a fastai Learner, and a Learner is trained through the recipe's stages."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from kit.data import folds as folding
 from kit.data.tiles import Tiles
 from kit.errors import InputError
+from kit.machine import cpus
 from kit.nets import losses, model
 from kit.nets.allocator import keep_freed_memory
 from kit.nets.heads import HeadLoss
@@ -40,6 +42,8 @@ from kit.training.callbacks import (
 )
 from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
+from kit.training.micro_batches import MicroBatches
+from kit.training.recorder import DeviceRecorder
 from kit.training.schedules import Epoch, plan
 from kit.training.score import RunningScore, TileScore
 
@@ -52,8 +56,14 @@ def device() -> str:
 
 
 def settle() -> None:
-    """On a CPU, keep what steps free from now on: called when the net is there, whose making frees much for good."""
+    """On a CPU, use the cores that this process may use, and keep what steps free from now on.
+
+    Called when the net is there, whose making frees much for good. torch itself looks at the machine's cores, and not
+    at a container's share of them; what the user asks for by OMP_NUM_THREADS stays.
+    """
     if device() == "cpu":
+        if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cpus():
+            torch.set_num_threads(cpus())
         keep_freed_memory()
 
 
@@ -153,8 +163,10 @@ def learner_of(loaders: DataLoaders, net: model.TileNet, first: Stage, loss: Los
         splitter=lambda net: net.parameter_groups(),
         lr=first.lr,
         metrics=metric,
-        cbs=[LossScaling(device())] if net.precision is torch.float16 else [],
+        cbs=[MicroBatches(), *([LossScaling(device())] if net.precision is torch.float16 else [])],
     )
+    learn.remove_cb(learn.recorder)
+    learn.add_cb(DeviceRecorder())
     learn.second = None
     return learn
 

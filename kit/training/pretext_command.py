@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kit.training.pretext import Restored
 
 LOSS = "restore"  # the stage's name of it; it is no loss of masks, so a training refuses it
-KEPT = ("lr", "encoder_lr", "bs", "optimiser", "weight_decay", "normalise")  # of the recipe's first stage
+KEPT = ("lr", "encoder_lr", "bs", "micro_bs", "optimiser", "weight_decay", "normalise")  # of the recipe's first stage
 
 
 def train(args: argparse.Namespace) -> tuple[Run, "Restored | None"]:
@@ -42,9 +42,10 @@ def _start(args: argparse.Namespace) -> tuple[Run, "Restored | None"]:
     tiles = tile_files.load(data)
     run = runs.new_run(args.run or runs.default_name(f"pretext-{recipe.name}", recipe.net.encoder))
 
-    from kit.training import budget, pretext
+    from kit.training import auto_batch, budget, pretext
 
     learn = pretext.make_learner(recipe, tiles)
+    recipe = auto_batch.resolve(recipe, learn)
     if seconds:
         recipe = budget.fit_to(recipe, learn, seconds)
     with run.lock():

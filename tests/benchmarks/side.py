@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from kit.data import demo, tiles
-from kit.runs import cpus
+from kit.machine import cpus
 
 PACKAGES = ("torch", "fastai", "timm", "albumentations", "numpy", "segmentation-models-pytorch")
 

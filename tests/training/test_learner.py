@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from kit.errors import InputError
 from kit.runs import Run, read_json
 from kit.scoring.metric import average_precision, mean_average_precision
-from kit.training import budget, learner
+from kit.training import budget, command, learner
 from kit.training.fold import load_nets, train_folds
 from kit.training.schedules import plan
 from tests.small import easy_tiles, tiny_recipe
@@ -311,6 +311,33 @@ def test_mistakes_are_refused_before_anything_is_trained():
     # a training on every tile has no score that a plateau could follow
     with pytest.raises(InputError, match=r"add --set stages\.1\.monitor=train_loss"):
         learner.make_learner(tiny_recipe(), TILES, None)
+
+
+def test_threads_are_no_more_than_the_cores_that_a_process_may_use(monkeypatch):
+    monkeypatch.setattr(learner, "cpus", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        for asked, threads, expected in ((None, 3, 2), (None, 1, 1), ("3", 3, 3)):
+            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            if asked:
+                monkeypatch.setenv("OMP_NUM_THREADS", asked)
+            torch.set_num_threads(threads)
+            learner.settle()
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("device", "seen", "lines"), [("cpu", "others run", 1), ("cpu", "", 0), ("cuda", "others run", 0)]
+)
+def test_a_training_on_a_cpu_beside_others_says_so_first(monkeypatch, capsys, device, seen, lines):
+    monkeypatch.setattr(learner, "device", lambda: device)
+    monkeypatch.setattr(command.machine, "crowding", lambda: seen)
+    assert command.or_exit(lambda: "trained", "")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == err.count("warning: others run") == lines
 
 
 def test_limit_keeps_so_many_tiles_of_all_folds():
