@@ -1,12 +1,14 @@
 """What scripts/report.py does: the sections of the report in their order, each made when its turn comes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from kit.data import placement
 from kit.data.tiles import Tiles, load
 from kit.errors import InputError
 from kit.report import (
+    absent,
     data_section,
     gallery,
     mosaic_section,
@@ -43,13 +45,16 @@ def write(runs: list[Run], data: Path) -> Path:
 def of_runs(runs: list[Run], tiles: Tiles, data: Path) -> Iterator[Section]:
     """The report of runs on the tiles of the folder `data`: the first in full, the others' trainings beside it.
 
-    A run without out-of-fold predictions (trained on every tile) has no result to show.
+    Of a run without out-of-fold predictions there is little to show; the summary says what brings the rest.
     """
     run, places = runs[0], placement.read(data)
-    yield summary_section.section(runs)
+    summary = summary_section.section(runs)
+    yield replace(summary, parts=[*summary.parts, *absent.tables(run, tiles, data)])
+    yield result_section.section(run, tiles, data)
     if (run / "oof.npy").exists():
-        yield result_section.section(run, tiles, data)
         yield gallery.of_run(run, tiles, places)
+    else:
+        print(f"left out: result and tiles, for {run.path} has no out-of-fold predictions: {absent.without_oof(run)}")
     yield training_section.section(runs)
     yield net_section.section(run, tiles)
     yield mosaic_section.section(tiles, places, run)
