@@ -233,6 +233,7 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
+    if (help.open ? event.key !== "?" : !(viewer.open || attended())) return;
     const keys = { ArrowRight: () => step(1), j: () => step(1), ArrowLeft: () => step(-1), k: () => step(-1),
       "?": () => (help.open ? help.close() : open(help)) };
     for (const [name, key] of Object.entries(LAYERS)) keys[key] = () => toggle(name);
@@ -246,6 +247,8 @@
     const { top, bottom } = gallery.getBoundingClientRect();
     return bottom > 0 && top < window.innerHeight;
   };
+  // whether a key is meant for the tiles: not where a table or a figure scrolls by the same keys
+  const attended = () => inView() && !document.activeElement.closest(".scroll, .plate");
   const follow = () => read() && location.hash && (inView() || gallery.scrollIntoView());
   window.addEventListener("hashchange", follow);
   arrange();
