@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 from kit.data import placement
@@ -30,16 +31,16 @@ def write(runs: list[Run], data: Path) -> Path:
     Raises InputError where the first run was trained on other tiles than those of the folder `data`, where two runs
     share a name, and where a file is damaged; nothing is then written.
     """
-    tiles = load(data)
+    tiles, name = load(data), data.resolve().name
     if not runs:
-        name = data.resolve().name
-        return page.write(Path("reports") / name, f"Data: {name}", of_data(tiles, data))
+        return page.write(Path("reports") / name, f"Data: {name}, {date.today()}", of_data(tiles, data))
     for run in runs:  # scores on other tiles are not to be compared
         decide.check_tiles(run, tiles)
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise InputError(f"two of the runs {', '.join(names)} have one name: give each once, or rename a folder")
-    return page.write(runs[0] / "report", ", ".join(names), of_runs(runs, tiles, data))
+    title = f"{', '.join(names)} on {name}, {date.today()}"
+    return page.write(runs[0] / "report", title, of_runs(runs, tiles, data))
 
 
 def of_runs(runs: list[Run], tiles: Tiles, data: Path) -> Iterator[Section]:

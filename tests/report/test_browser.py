@@ -239,6 +239,29 @@ def test_back_undoes_a_choice(tab):
     assert (tab.input_value("select[name=kind]"), ids(tab)) == ("all", everything)
 
 
+def test_back_to_a_section_shows_the_tiles_as_they_were(tab):
+    pick(tab, "kind", "large")
+    large = ids(tab)
+    tab.click("nav a:has-text('Training')")
+    pick(tab, "kind", "empty")
+    assert ids(tab) != large
+    tab.go_back()
+    tab.wait_for_function("location.hash === '#training'")
+    tab.wait_for_function("document.querySelector('select[name=kind]').value === 'large'")
+    assert ids(tab) == large
+
+
+def test_a_click_beside_the_enlarged_tile_closes_it(tab):
+    tab.locator(".tile").nth(2).click()
+    tab.wait_for_selector("#viewer[open]")
+    box = tab.locator("#viewer").bounding_box()
+    tab.mouse.click(box["x"] + 4, box["y"] + 4)  # its own margin
+    assert tab.is_visible("#viewer")
+    tab.mouse.click(5, 5)
+    tab.wait_for_function("!location.hash.includes('tile=')")
+    assert not tab.is_visible("#viewer")
+
+
 def test_a_link_restores_what_was_seen(tab, browser, shown):
     pick(tab, "kind", "large")
     pick(tab, "sort", "-uncertainty")

@@ -62,7 +62,7 @@ def test_the_confusion_says_counts_and_costs():
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["6\n60 % of the row", "4\n40 % of the row", "1\n17 % of the row", "5\n83 % of the row"]
     title = figure.axes[0].get_title(loc="left")
-    assert title == "Of the score, salt seen on empty tiles costs 0.250,\nsalt overlooked on whole tiles 0.062"
+    assert title == "Salt seen on empty tiles costs 0.250 of the score,\nmasks left empty on tiles with salt cost 0.062"
     assert average_precision(pred, true).mean() == pytest.approx(1 - 0.25 - 0.0625)
 
 
