@@ -99,6 +99,7 @@ def forget_pages(array: np.ndarray) -> None:
 
 
 RECIPE, PRETEXT = "recipe.toml", "pretext.toml"  # by which a run is found, and by which a pretext run
+FIGURES = ("score", "epochs", "seconds", "tiles_per_second")  # of a fold in scores.json
 
 
 class Run:
@@ -106,7 +107,7 @@ class Run:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        self.name = self.path.name
+        self.name = Path(os.path.abspath(path)).name  # of "." too
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -125,10 +126,23 @@ class Run:
         """Whether the tiles with this fingerprint (of data.tiles.Tiles) are those that the run was made on."""
         return bool(read_json(self / "environment.json").get("fingerprint") == fingerprint)
 
+    def scores(self) -> dict[str, Any]:
+        """scores.json: folds, what is known of each by its name, and of all the mean and std where there are folds.
+
+        Before a fold is done there are none. Raises InputError for a damaged file.
+        """
+        path = self / "scores.json"
+        if not path.exists():
+            return {"folds": {}}
+        scores = read_json(path)
+        folds, known = scores.get("folds"), _numbers(scores, "mean", "std")
+        if not known or not isinstance(folds, dict) or not all(_is_fold(*item) for item in folds.items()):
+            raise InputError(f"{path} is not what train.py wrote: restore it")
+        return scores
+
     def finished_folds(self) -> list[int | None]:
         """The folds that were trained to the end and have their weights, in order (None: trained on every tile)."""
-        done = read_json(self / "scores.json")["folds"] if (self / "scores.json").exists() else {}
-        used = {None if name == "none" else int(name): entry["weights"] for name, entry in done.items()}
+        used = {None if name == "none" else int(name): fold["weights"] for name, fold in self.scores()["folds"].items()}
         files = {fold: self.weights(fold, name) for fold, name in used.items()}
         return [fold for fold, paths in files.items() if paths and all(path.exists() for path in paths)]
 
@@ -154,6 +168,17 @@ class Run:
             for left in self.path.rglob(".*.tmp*"):
                 left.unlink(missing_ok=True)
             yield
+
+
+def _is_fold(name: str, entry: Any) -> bool:
+    """Whether an entry of scores.json is that of a fold, the numbers that it may have being numbers."""
+    known = isinstance(entry, dict) and isinstance(entry.get("weights"), str)
+    known = known and isinstance(entry.get("candidates", {}), dict)
+    return known and (name == "none" or name.isdecimal()) and _numbers(entry, *FIGURES)
+
+
+def _numbers(values: dict[str, Any], *names: str) -> bool:
+    return all(isinstance(values[name], int | float) for name in names if name in values)
 
 
 def new_run(name: str) -> Run:

@@ -12,6 +12,7 @@ import pytest
 
 from kit import runs
 from kit.errors import InputError
+from kit.runs import Run, write_json
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,3 +106,40 @@ def test_a_pretext_run_is_taken_for_no_other_run_and_no_other_for_one(tmp_path, 
         runs.find_run("absent", runs.PRETEXT)
     with pytest.raises(InputError, match="exists already"):
         runs.new_run("p")
+
+
+GOOD = {"weights": "best", "score": 0.9, "tiles_per_second": 40.0}
+
+
+@pytest.mark.parametrize("folds", [{}, {"0": GOOD, "none": {"weights": "last"}}])
+def test_scores_are_read_as_they_were_written(tmp_path, folds):
+    run = Run(tmp_path / "a")
+    assert run.scores() == {"folds": {}}
+    write_json(run / "scores.json", {"folds": folds, "mean": 0.5})
+    assert run.scores() == {"folds": folds, "mean": 0.5}
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {},
+        {"folds": [1]},
+        {"folds": {"0": 0.9}},
+        {"folds": {"first": GOOD}},
+        {"folds": {"0": {"score": 0.9}}},
+        {"folds": {"0": GOOD | {"tiles_per_second": "fast"}}},
+        {"folds": {}, "mean": "high"},
+    ],
+)
+def test_damaged_scores_are_named(tmp_path, scores):
+    run = Run(tmp_path / "a")
+    write_json(run / "scores.json", scores)
+    for read in (run.scores, run.finished_folds):
+        with pytest.raises(InputError, match=rf"^{run / 'scores.json'} is not what train.py wrote: restore it"):
+            read()
+
+
+def test_a_run_has_its_folders_name_however_it_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a" / "fold_0").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "fold_0")
+    assert [Run(path).name for path in ("..", "../../a", tmp_path / "a", ".")] == ["a", "a", "a", "fold_0"]

@@ -121,7 +121,7 @@ def _augmented(recipe: Recipe, tiles: Tiles, row: int) -> Plate:
     augmenter = Augmenter(recipe.data.augment, recipe.seed)
     drawn = [(image, mask), *(augmenter(image, mask, epoch, row) for epoch in range(AUGMENTED))]
     images, masks = (np.array(stack) for stack in zip(*drawn, strict=True))
-    labels = ["as it is", *(f"epoch {epoch}" for epoch in range(AUGMENTED))]
+    labels = ["as it is", *(f"epoch {epoch + 1}" for epoch in range(AUGMENTED))]
     figure = figures.tile_rows([Row("", images, masks.astype(bool), labels)])
     return Plate("augmentations", "How does the tile change from epoch to epoch?", figure,
                  f'The augmentation "{recipe.data.augment}", before the tile is padded or resized.')  # fmt: skip

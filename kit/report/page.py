@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from kit import runs
+from kit.errors import InputError
 from kit.report import figures, sprites
 from kit.report.plates import Gallery, Plate, Section, Table
 
@@ -52,6 +53,8 @@ def _replaced(folder: Path) -> Iterator[Path]:
     new, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
     with runs.exclusive(folder.with_name(f".{folder.name}.lock")):
         _tidy(folder, new, old)  # after a process that was killed
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file where the report's folder should be: move or delete it")
         new.mkdir()
         try:
             yield new
@@ -67,7 +70,10 @@ def _tidy(folder: Path, new: Path, old: Path) -> None:
     if old.exists() and not folder.exists():
         os.replace(old, folder)
     for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _section(section: Section, folder: Path) -> dict[str, Any]:

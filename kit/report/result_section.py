@@ -11,7 +11,7 @@ from kit import recipe as recipes
 from kit.data import placement
 from kit.data.tiles import Tiles
 from kit.errors import InputError
-from kit.report import changes, figures
+from kit.report import changes, csv_table, figures
 from kit.report.plates import Plate, Section, Table
 from kit.runs import Run, read_json
 from kit.scoring import decide, threshold
@@ -107,10 +107,8 @@ def _without_boundary(held: Held) -> str:
 
 def _ways(path: Path) -> pd.DataFrame:
     """decision.csv as a reader wants it. Raises InputError for a damaged one."""
-    try:
-        ways = pd.read_csv(path)[["name", "score", "gain", "gain_low", "gain_high", "used"]]
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}): write it anew with tune_threshold.py") from None
+    numbers = dict.fromkeys(("score", "gain", "gain_low", "gain_high"), csv_table.NUMBER)
+    ways = csv_table.read(path, {"name": csv_table.TEXT, **numbers, "used": csv_table.FLAG})
     return pd.DataFrame(
         {
             "way": ways["name"],
@@ -169,20 +167,29 @@ def _predicted(run: Run, tiles: Tiles, fold: int, rows: np.ndarray, decision: De
 
 def _agreement(run: Run, tiles: Tiles) -> Iterator[Plate]:
     """How alike the folds' masks of the same test tiles are, where two folds or more were predicted on these."""
-    decision = decide.decision_of(run)
-    rows = np.sort(np.random.default_rng(SEED).permutation(len(tiles.test_ids))[:COMPARED])
-    constant = tiles.constant("test")[rows]
-    masks: dict[str, np.ndarray] = {}
-    for folder in sorted(run.path.glob("fold_*")):
-        needed = ("test.npy", "test.json", *(["test_empty.npy"] if decision.needs_head else []))
-        there = all((folder / name).exists() for name in needed)
-        if there and read_json(folder / "test.json").get("data") == tiles.fingerprint:
+    folders = predicted_folds(run, tiles)
+    if len(folders) > 1:
+        decision = decide.decision_of(run)
+        rows = np.sort(np.random.default_rng(SEED).permutation(len(tiles.test_ids))[:COMPARED])
+        constant = tiles.constant("test")[rows]
+        masks: dict[str, np.ndarray] = {}
+        for folder in folders:
             prob, head = (_rows(folder / name, rows) for name in ("test.npy", "test_empty.npy"))
             masks[folder.name.replace("_", " ")] = decision.masks(prob, constant, head)
-    if len(masks) > 1:
         figure = figures.agreement(masks)
         yield Plate(f"{run.name}-agreement", "Do the folds agree on tiles that none has seen?", figure,
                     f"{len(rows):,} random test tiles. Two empty masks agree fully.")  # fmt: skip
+
+
+def predicted_folds(run: Run, tiles: Tiles) -> list[Path]:
+    """The folders of the folds whose predictions of these test tiles can be decided."""
+    head = ["test_empty.npy"] if decide.decision_of(run).needs_head else []
+    there = [
+        folder
+        for folder in sorted(run.path.glob("fold_*"))
+        if all((folder / name).exists() for name in ("test.npy", "test.json", *head))
+    ]
+    return [folder for folder in there if read_json(folder / "test.json").get("data") == tiles.fingerprint]
 
 
 def _rows(path: Path, rows: np.ndarray) -> np.ndarray:

@@ -7,11 +7,10 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from kit.report.figures.style import ORANGE
+from kit.report.figures.style import ORANGE, SKY
 
 ACROSS = 10  # tiles in a row of a sheet, and rows
 LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png"}  # the suffix of each one's files
-TRUTH = "#56B4E9"  # Okabe and Ito's sky blue: their blue is too dark on grey tiles
 _LEVELS = 32  # of probability
 _CLEAR, _FILL, _LINE = range(3)  # indices of an outline's palette
 _ALPHA = bytes([0, 50, 255])  # of these
@@ -60,7 +59,7 @@ def _probability(tiles: np.ndarray, path: Path) -> None:
 
 _DRAWN = {
     "image": _image,
-    "truth": lambda tiles, path: _outline("truth", TRUTH, tiles, path),
+    "truth": lambda tiles, path: _outline("truth", SKY, tiles, path),
     "probability": _probability,
     "mask": lambda tiles, path: _outline("mask", ORANGE, tiles, path),
 }

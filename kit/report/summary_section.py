@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from kit import recipe
+from kit.errors import InputError
 from kit.recipe import Recipe, Stage
 from kit.report.plates import Section, Table
 from kit.report.training_section import LABELS, keys_of
@@ -27,9 +28,9 @@ def section(runs: list[Run]) -> Section:
 
 
 def _scores(run: Run) -> pd.DataFrame:
-    record = read_json(run / "scores.json") if (run / "scores.json").exists() else {"folds": {}}
+    record = run.scores()
     columns = {"score": "score", "weights": "weights", "epochs": "epochs", "seconds": "seconds"}
-    rows = [[run.name, fold, *map(entry.get, columns)] for fold, entry in record.get("folds", {}).items()]
+    rows = [[run.name, fold, *map(entry.get, columns)] for fold, entry in record["folds"].items()]
     if len(rows) != 1 and "mean" in record:  # an ensemble has no folds of its own
         spread = f"mean, deviation {record['std']:.4f}" if "std" in record else "all"
         rows.append([run.name, spread, record["mean"], "", None, None])
@@ -62,7 +63,9 @@ def differences(one: Recipe, other: Recipe) -> pd.DataFrame:
 def _made(run: Run) -> dict[str, str]:
     """The command and the environment, by name."""
     command = run / "command.txt"
-    facts = {"command": command.read_text().strip() if command.exists() else ""}
+    facts = {"command": command.read_text("utf-8", "replace").strip() if command.exists() else ""}
     record = read_json(run / "environment.json")
     versions = record.pop("versions", {})
+    if not isinstance(versions, dict):
+        raise InputError(f"{run / 'environment.json'} is not what train.py wrote (versions): restore it")
     return facts | {name: str(value) for name, value in {**record, **versions}.items()}

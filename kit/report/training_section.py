@@ -3,17 +3,20 @@
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kit import recipe as recipes
 from kit.errors import InputError
 from kit.recipe import Recipe
-from kit.report import figures, rates
+from kit.report import csv_table, figures, rates
+from kit.report.csv_table import FLAG, NUMBER, TEXT, WHOLE
 from kit.report.lr_find import TABLE
 from kit.report.plates import Plate, Section, Table
-from kit.runs import Run, read_json
+from kit.runs import Run
 
 LABELS = ("name", "source", "published")  # keys of a recipe that no result depends on
 SCORES = ("ensemble", "score out of fold", "standard deviation over folds", "folds", "training, tiles/s")
@@ -47,10 +50,19 @@ def _course(run: Run, prefix: str) -> Iterator[Plate]:
         yield Plate(f"{run.name}-score", f"{prefix}How good was it after each epoch?", figures.scores(by_name), RUNNING)
         yield _rates(run, recipe, own, prefix)
     if (run / TABLE).exists():
-        curve = _read(run / TABLE, "lr", "loss", "suggested")
+        curve = _curve(run / TABLE)
         figure = figures.loss_against_rate(curve, _recipe_of(run).stages[0].lr)
         yield Plate(f"{run.name}-lr-find", f"{prefix}Which learning rate suits it?", figure,
                     "The suggestion is the middle of the longest fall of the loss, on this axis of rates.")  # fmt: skip
+
+
+def _curve(path: Path) -> pd.DataFrame:
+    """The learning-rate finder's table. Raises InputError for one that cannot be drawn."""
+    curve = csv_table.read(path, {"lr": NUMBER, "loss": NUMBER, "suggested": FLAG})
+    if curve["suggested"].sum() != 1 or not np.isfinite(curve[["lr", "loss"]]).all(axis=None):
+        raise InputError(f"{path} is damaged: one row should be the suggested one, and lr and loss known in each; "
+                         "delete it, or write it anew with train.py --lr-find")  # fmt: skip
+    return curve
 
 
 def _check_stages(run: Run, recipe: Recipe, own: dict[int | None, pd.DataFrame]) -> None:
@@ -115,13 +127,13 @@ def _differs(key: str, columns: Sequence[Mapping[str, str]]) -> bool:
 
 
 def _scores(run: Run) -> dict[str, str]:
-    scores: dict[str, Any] = read_json(run / "scores.json") if (run / "scores.json").exists() else {}
-    folds = [entry for entry in scores.get("folds", {}).values() if "score" in entry]
-    speed = [entry["tiles_per_second"] for entry in folds]
+    scores = run.scores()
+    folds = [entry for entry in scores["folds"].values() if "score" in entry]
+    speed = [entry["tiles_per_second"] for entry in folds if "tiles_per_second" in entry]
     values = (
         _recipe_of(run).source if (run / "ensemble.json").exists() else "",
         f"{scores['mean']:.4f}" if "mean" in scores else "",
-        f"{scores['std']:.4f}" if len(folds) > 1 else "",
+        f"{scores['std']:.4f}" if "std" in scores and len(folds) > 1 else "",
         str(len(folds) or ""),
         f"{sum(speed) / len(speed):.1f}" if speed else "",
     )
@@ -143,20 +155,9 @@ def histories(run: Run) -> dict[int | None, pd.DataFrame]:
     """history.csv of each fold that has one, the one of all tiles (None) last. Raises InputError for a damaged one."""
     folds = [path.parent.name.removeprefix("fold_") for path in run.path.glob("fold_*/history.csv")]
     numbers = [*sorted(int(name) for name in folds if name.isdecimal()), *([None] if "none" in folds else [])]
-    columns = ("epoch", "stage", "loss", "tiles", "train_loss", "score")
-    return {fold: _read(run.fold(fold) / "history.csv", *columns) for fold in numbers}
-
-
-def _read(path, *columns: str) -> pd.DataFrame:
-    """A table with these columns among others. Raises InputError."""
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}): restore or delete it") from None
-    missing = [column for column in columns if column not in table]
-    if missing or table.empty:
-        raise InputError(f"{path} has no {f'column {missing[0]}' if missing else 'rows'}: restore or delete it")
-    return table
+    needed = {"epoch": WHOLE, "stage": WHOLE, "loss": TEXT, "tiles": WHOLE, "train_loss": NUMBER, "score": NUMBER}
+    others = ("valid_loss", "train_score", "train_accuracy", "valid_accuracy")
+    return {fold: csv_table.read(run.fold(fold) / "history.csv", needed, others) for fold in numbers}
 
 
 def _recipe_of(run: Run) -> Recipe:

@@ -14,7 +14,7 @@ from kit.errors import InputError
 from kit.nets import model
 from kit.nets.tta import Prediction, mean_probability
 from kit.recipe import Recipe, Stage
-from kit.runs import Run, exclusive, read_json, write_json, write_probabilities, write_text
+from kit.runs import Run, exclusive, write_json, write_probabilities, write_text
 from kit.scoring.decision import FILES
 from kit.scoring.metric import KINDS, average_precision, kind_of
 from kit.training import averaging, checkpoint, pseudo
@@ -162,7 +162,7 @@ def _nets(net: model.TileNet, files: Sequence[Path], how: str) -> Iterator[tuple
 
 def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
     """Add a finished fold to scores.json, and the folds so far to the run's out-of-fold files."""
-    scores = read_json(run / "scores.json") if (run / "scores.json").exists() else {"folds": {}}
+    scores = run.scores()
     scores["folds"][fold_name(fold)] = entry
     scores["folds"] = dict(sorted(scores["folds"].items(), key=lambda item: (len(item[0]), item[0])))
     values = [fold["score"] for fold in scores["folds"].values() if "score" in fold]
@@ -192,10 +192,11 @@ def weights_of(run: Run, fold: int | None, weights: str | None = None) -> str:
 
     Raises InputError for weights that the fold does not have.
     """
-    entry = read_json(run / "scores.json")["folds"][fold_name(fold)]
+    entry = run.scores()["folds"][fold_name(fold)]
     name: str = weights or entry["weights"]
-    if name not in entry["candidates"]:
-        there = ", ".join(entry["candidates"])
+    candidates = entry.get("candidates", {})
+    if name not in candidates:
+        there = ", ".join(candidates)
         raise InputError(f"fold {fold_name(fold)} of {run.path} has no {name!r} weights: choose one of {there}")
     return name
 

@@ -19,8 +19,8 @@ from torch import Tensor, from_numpy, tensor
 
 from kit.data.folds import coverage_class
 from kit.errors import InputError
+from kit.machine import cpus
 from kit.recipe import Stage
-from kit.runs import cpus
 from kit.training import batch_augment
 from kit.training.augment import Augmenter
 from kit.training.pseudo import Labels

@@ -137,8 +137,13 @@ def test_the_worst_fifty_and_what_a_rule_changed(tab, shown):
     assert all(f"Changed by {r.rule}: score {r.before:.2f} to {r.after:.2f}" in told for r in own.itertuples())
 
 
+def focused(tab) -> str:
+    return tab.evaluate("document.activeElement.getAttribute('aria-label')?.split(',')[0] ?? ''")
+
+
 def test_keys_in_the_grid_and_in_the_enlarged_view(tab, shown):
     names = shown[1].tiles["id"].tolist()
+    tab.locator("#tiles").scroll_into_view_if_needed()
     tab.keyboard.press("j")
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("j")
@@ -161,6 +166,34 @@ def test_keys_in_the_grid_and_in_the_enlarged_view(tab, shown):
     tab.keyboard.press("?")
     assert "next tile" in tab.inner_text("#help")
     tab.keyboard.press("Escape")
+    assert not tab.is_visible("#help")
+
+
+def test_keys_are_left_to_the_page_where_the_tiles_are_not_meant(tab, shown):
+    keys = ("j", "ArrowRight", "t", "?")
+
+    def nothing_happens() -> bool:
+        before = focused(tab), tab.url
+        for key in keys:
+            tab.keyboard.press(key)
+        return (focused(tab), tab.url) == before and not tab.is_visible("#help")
+
+    tab.set_viewport_size({"width": 1280, "height": 300})
+    tab.evaluate("window.scrollTo(0, 0)")
+    assert nothing_happens()  # the tiles are out of sight
+    tab.set_viewport_size({"width": 1280, "height": 4000})
+    for elsewhere in (".scroll", ".plate a"):
+        tab.locator(elsewhere).first.focus()
+        assert nothing_happens()
+    tab.locator(".tile").first.focus()
+    assert not nothing_happens()
+    tab.keyboard.press("Escape")
+    tab.keyboard.press("?")
+    before = focused(tab), tab.url
+    for key in ("j", "t", "p", "ArrowRight"):
+        tab.keyboard.press(key)
+    assert (focused(tab), tab.url) == before
+    tab.keyboard.press("?")
     assert not tab.is_visible("#help")
 
 
@@ -204,6 +237,29 @@ def test_back_undoes_a_choice(tab):
     tab.go_back()
     tab.wait_for_function("location.hash === ''")
     assert (tab.input_value("select[name=kind]"), ids(tab)) == ("all", everything)
+
+
+def test_back_to_a_section_shows_the_tiles_as_they_were(tab):
+    pick(tab, "kind", "large")
+    large = ids(tab)
+    tab.click("nav a:has-text('Training')")
+    pick(tab, "kind", "empty")
+    assert ids(tab) != large
+    tab.go_back()
+    tab.wait_for_function("location.hash === '#training'")
+    tab.wait_for_function("document.querySelector('select[name=kind]').value === 'large'")
+    assert ids(tab) == large
+
+
+def test_a_click_beside_the_enlarged_tile_closes_it(tab):
+    tab.locator(".tile").nth(2).click()
+    tab.wait_for_selector("#viewer[open]")
+    box = tab.locator("#viewer").bounding_box()
+    tab.mouse.click(box["x"] + 4, box["y"] + 4)  # its own margin
+    assert tab.is_visible("#viewer")
+    tab.mouse.click(5, 5)
+    tab.wait_for_function("!location.hash.includes('tile=')")
+    assert not tab.is_visible("#viewer")
 
 
 def test_a_link_restores_what_was_seen(tab, browser, shown):
@@ -256,7 +312,17 @@ def test_in_the_dark_the_page_is_dark_and_figures_stay_on_white(tab):
     assert brightness("body", "backgroundColor") > 200 > 60 > brightness("body", "color")
     tab.emulate_media(color_scheme="dark")
     assert brightness("body", "backgroundColor") < 60 < 200 < brightness("body", "color")
-    assert brightness(".plate img", "backgroundColor") == 255
+    assert brightness(".plate a", "backgroundColor") == 255
+    sheet, picture = (tab.locator(f".plate {what}").first.bounding_box()["width"] for what in ("a", "img"))
+    assert sheet == pytest.approx(picture, abs=1)  # no white beside it
+
+
+def test_figures_keep_their_size_on_a_phone_and_scroll(tab):
+    tab.set_viewport_size({"width": 390, "height": 800})
+    picture, sheet = tab.locator(".plate img").first, tab.locator(".plate a").first
+    assert picture.bounding_box()["width"] == pytest.approx(0.85 * int(picture.get_attribute("width")), abs=1)
+    assert sheet.bounding_box()["width"] <= 390 - 2 * 16
+    assert sheet.evaluate("sheet => sheet.scrollWidth > sheet.clientWidth")
 
 
 def test_thousands_of_tiles_open_at_once_and_load_as_they_are_scrolled_to(browser, tmp_path, loaded, record_property):

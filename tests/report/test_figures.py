@@ -38,7 +38,9 @@ def test_the_curve_the_choice_and_one_half_are_marked():
     figure = score_against_threshold(TUNED)
     (axes,) = figure.axes
     marked = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    np.testing.assert_allclose(marked["score, components under 20 pixels removed"], np.stack([THRESHOLDS, CURVE], 1))
+    np.testing.assert_allclose(
+        marked["score, components under 20 pixels removed, as was found best"], np.stack([THRESHOLDS, CURVE], 1)
+    )
     assert marked["0.50, every component kept"] == [[0.5, 0.7801]]
     assert marked["0.36, found on all tiles"] == [[0.36, pytest.approx(0.8)]]
     assert [x for x, _ in marked["found with one fold left out"]] == [0.34, 0.36, 0.38]
@@ -52,6 +54,13 @@ def test_the_band_spans_the_noise():
     at_the_left = [y for x, y in axes.collections[0].get_paths()[0].vertices if x == THRESHOLDS[0]]
     assert min(at_the_left) == pytest.approx(CURVE[0] - TUNED.band[0])
     assert max(at_the_left) == pytest.approx(CURVE[0] + TUNED.band[0])
+
+
+def test_the_band_stays_among_the_scores_there_can_be():
+    wide = replace(TUNED, curve=np.linspace(0.01, 0.99, 41), band=np.full(41, 0.05))
+    (axes,) = score_against_threshold(wide).axes
+    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_run_draws_its_masks_too_and_old_pictures_go(tmp_path, run, monkeypatc
     squares = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
     known = sum(TRUTH.number[:N_TRAIN] == 0)
     assert squares == {"known mask": known, "predicted by corner": 15}
-    colours = [to_rgba(colour) for colour in (style.BLUE, style.ORANGE)]
+    colours = [to_rgba(colour) for colour in (style.SKY, style.ORANGE)]
     outlines = {tuple(drawn.get_edgecolor()[0]): drawn for drawn in axes.collections}
     assert list(outlines) == colours
     corners = outlines[colours[1]].get_paths()[0].vertices  # of every tile the upper left quarter
@@ -170,6 +170,26 @@ def test_a_folder_that_cannot_be_written_is_refused_before_a_word(tmp_path, monk
         mosaics.put_together(tmp_path, TILES)
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_truth_and_prediction_are_both_seen_where_they_agree():
+    """Each colour in the drawn picture, along the lower edge of salt that both say."""
+    same = np.zeros((2, 101, 101), bool)
+    same[:, :60] = True
+    all_known = np.ones(2, bool)
+    masks = {"known mask": (all_known, same), "predicted by $a$_$": (all_known, same)}
+    figure = figures.mosaic(np.zeros((2, 101, 101)), np.array([0, 0]), np.array([0, 1]), masks, "Mosaic 0")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+    (axes,) = figure.axes
+    (left, at), (right, _) = axes.transData.transform([(30, 59.5), (170, 59.5)]).astype(int)
+    band = pixels[len(pixels) - at - 5 : len(pixels) - at + 5, left:right]
+    for colour in (style.SKY, style.ORANGE):
+        away = abs(band - 255 * np.array(to_rgba(colour)[:3])).sum(axis=-1)
+        near = away < 120  # the thin line is blended with the wide one
+        assert near.any(axis=0).mean() > 0.9, colour
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(masks)
 
 
 def test_the_picture_of_a_mosaic_shows_all_that_it_says():

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kit.errors import InputError
 from kit.report import gallery, page
 from kit.report.figures.style import chart
 from kit.report.plates import Plate, Section, Table
@@ -129,6 +130,18 @@ def test_a_failure_leaves_the_earlier_report_as_it_was(tmp_path):
     page.write(tmp_path / "report", "third", [table])
     assert "third" in path.read_text()
     assert {file.name for file in tmp_path.iterdir()} == {"report", ".report.lock"}
+
+
+def test_a_file_in_its_place_is_refused_and_one_left_over_is_no_harm(tmp_path):
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(InputError, match="report is a file where the report's folder should be: move or delete it"):
+        page.write(tmp_path / "report", "A run", [section()])
+    assert (tmp_path / "report").read_text() == "mine"
+    (tmp_path / "report").rename(tmp_path / "mine")
+    (tmp_path / "report").mkdir()
+    (tmp_path / ".report.old").write_text("left")
+    assert page.write(tmp_path / "report", "A run", [section()]).exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"report", ".report.lock", "mine"}
 
 
 def test_a_part_needs_a_name_of_its_own(tmp_path):

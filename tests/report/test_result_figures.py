@@ -62,7 +62,7 @@ def test_the_confusion_says_counts_and_costs():
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["6\n60 % of the row", "4\n40 % of the row", "1\n17 % of the row", "5\n83 % of the row"]
     title = figure.axes[0].get_title(loc="left")
-    assert title == "Of the score, salt seen on empty tiles costs 0.250,\nsalt overlooked on whole tiles 0.062"
+    assert title == "Salt seen on empty tiles costs 0.250 of the score,\nmasks left empty on tiles with salt cost 0.062"
     assert average_precision(pred, true).mean() == pytest.approx(1 - 0.25 - 0.0625)
 
 
@@ -93,7 +93,7 @@ def test_training_and_validation_tiles_stand_side_by_side():
     assert heights(train) == [*[0] * 9, 25, 75]
     assert heights(valid) == [*[0] * 5, 50, *[0] * 4, 50]
     # by hand: 1.96 * sqrt(0.001875 / 4 + 0.0625 / 2) = 0.349
-    title = "Training tiles score +0.225 against validation tiles (95 % -0.124 to +0.574): no difference is shown"
+    title = "Training tiles score +0.225 against validation tiles (95 % -0.124 to +0.574):\nno difference is shown"
     assert figure.axes[0].get_title(loc="left") == title
 
 
@@ -121,11 +121,15 @@ DRAWN = {
     "agreement": lambda: figures.agreement({f"fold {k}": np.roll(PRED, k, 1) for k in range(5)}),
     "agreement on all": lambda: figures.agreement({"fold 0": NONE, "fold none": NONE}),
     "overfitting": lambda: figures.train_beside_valid(np.ones(5), np.zeros(1)),
+    "no overfitting": lambda: figures.train_beside_valid(np.array([0, 1, 0.5]), np.array([0.3, 1])),
     "worst": lambda: figures.worst(
         {
             name: (255 * TRUE.view(np.uint8), PRED, TRUE, [f"{i:010x}" for i in range(60)])
             for name in ("Training", "Validation")
         }
+    ),
+    "worst, of odd names": lambda: figures.worst(
+        {"Training $x^$": (255 * TRUE.view(np.uint8), PRED, TRUE, [f"${i}_$a-long-id-$" * 3 for i in range(60)])}
     ),
 }
 

@@ -87,7 +87,7 @@ def test_the_ways_compared_are_those_of_the_file(tmp_path):
         ["cap-empty", "0.7100", "+0.0100", "-0.0020 to +0.0201", "yes"],
     ]
     write_text(run / "decision.csv", "name\nx\n")
-    with pytest.raises(InputError, match=r"decision\.csv is damaged"):
+    with pytest.raises(InputError, match=r"decision\.csv has no column score"):
         parts(run)
 
 

@@ -1,14 +1,18 @@
 """Summary, mosaics and submissions of the report: what stands in them, and when they are left out."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from kit import recipe
+from kit.data import placement
 from kit.errors import InputError
 from kit.leaderboard.ledger import Ledger
-from kit.report import mosaic_section, sections, submission_section, summary_section
-from kit.runs import write_json
+from kit.report import absent, mosaic_section, sections, submission_section, summary_section
+from kit.runs import Run, write_json
 from kit.scoring import mosaic_rules
 from tests.report.planted import planted_run, planted_tiles
 
@@ -35,6 +39,15 @@ def test_the_summary_says_scores_recipe_command_and_environment(run):
     differ = table(section, "recipe").set_index("key")
     assert list(differ.columns) == ["baseline", "demo"]  # the recipe's parent, and the run's own
     assert differ.loc["net.stem"].tolist() == ["own", "no-pool"]
+
+
+def test_a_damaged_environment_is_named_and_an_odd_command_shown(run):
+    (run / "command.txt").write_bytes(b"python scripts/train.py --recipe \xff")
+    made = table(summary_section.section([run]), "made").set_index("")["a"]
+    assert made["command"] == "python scripts/train.py --recipe \ufffd"
+    write_json(run / "environment.json", {"fingerprint": TILES.fingerprint, "versions": ["numpy 2"]})
+    with pytest.raises(InputError, match=r"environment.json is not what train.py wrote \(versions\): restore it"):
+        summary_section.section([run])
 
 
 def test_differences_are_all_and_only_the_keys_that_differ():
@@ -78,6 +91,43 @@ def test_mosaics_show_truth_prediction_and_where_rules_speak(run):
     assert "predicted by a" not in {line.get_label() for line in plate.figure.axes[0].lines}
     assert mosaic_section.section(TILES, None, run).parts == []
     assert mosaic_section.section(TILES, places.head(5), None).parts == []  # too small a mosaic
+
+
+def test_what_is_left_out_is_said_with_what_brings_it(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    here = Run(Path("runs") / "a")
+
+    def missing():
+        (told,) = absent.tables(here, TILES, Path("data")) or [None]
+        return dict(told.frame.to_numpy()) if told else {}
+
+    assert missing() == {
+        "learning-rate finder": "python scripts/train.py --run runs/a --resume --lr-find",
+        "agreement between folds": "python scripts/predict.py runs/a, two folds being trained",
+        "mosaics": "python scripts/mosaic.py --data data",
+        "submissions": "python scripts/submit.py runs/a",
+    }
+    (run / "lr_find.csv").touch()
+    for fold in (0, 1):
+        write_json(run.fold(fold) / "test.json", {"data": TILES.fingerprint})
+        (run.fold(fold) / "test.npy").touch()
+    (tmp_path / "data").mkdir()
+    placement.write(Path("data"), pd.DataFrame(columns=placement.COLUMNS))
+    Ledger().add("kit-1", "sent", run="a", oof=0.8)
+    assert missing() == {}
+    (run / "oof.npy").unlink()
+    assert set(missing().values()) == {"python scripts/train.py --run runs/a --resume"}
+    write_json(run / "environment.json", {"fingerprint": TILES.fingerprint, "folds": [None]})
+    assert set(missing().values()) == {"a run on folds: python scripts/train.py --recipe runs/a/recipe.toml"}
+
+
+def test_a_run_without_out_of_fold_predictions_says_so(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (run / "oof.npy").unlink()
+    made = list(itertools.islice(sections.of_runs([run], TILES, tmp_path), 3))
+    assert [section.name for section in made if section.parts] == ["summary"]
+    assert "out-of-fold predictions" in table(made[0], "absent")["part"].iloc[0]
+    assert capsys.readouterr().out.count("left out: result and tiles") == 1
 
 
 def test_two_runs_of_one_name_are_refused_before_a_word(run, tmp_path, monkeypatch):

@@ -122,6 +122,12 @@ def test_the_finders_curve_marks_the_suggestion_and_the_recipes_rate():
     assert axes.get_ylim()[1] < 1  # what diverged does not flatten the rest
 
 
+def test_every_run_is_in_the_legend_by_its_name_whatever_it_is():
+    figure = figures.scores_of_runs({"_old": list(FIVE.values())[:2], "a_$x^$": list(FIVE.values())[2:3]})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_old", "a_$x^$"]
+    assert_readable(figure)
+
+
 RATES = {"0": rates.by_step(DEMO, FIVE["fold 0"])}
 LONG = "a-name-" * 14
 DRAWN = {

@@ -78,12 +78,43 @@ def test_a_run_on_every_tile_has_no_validation_and_is_drawn_all_the_same(run):
     assert names([run]) == ["one-loss", "one-score", "one-rate"]
 
 
-@pytest.mark.parametrize("content", ["", "epoch,stage\n0,0\n", "epoch,stage,loss,tiles,train_loss,score\n"])
+COLUMNS = "epoch,stage,loss,tiles,train_loss,score"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "epoch,stage\n0,0\n",
+        f"{COLUMNS}\n",
+        f"{COLUMNS}\n0,first,bce,80,0.5,0.5\n",
+        f"{COLUMNS}\n0.5,0,bce,80,0.5,0.5\n",
+        f"{COLUMNS}\n0,0,bce,80,low,0.5\n",
+        f"{COLUMNS}\n0,0,,80,0.5,0.5\n",
+        f"{COLUMNS},valid_loss\n0,0,bce,80,0.5,0.5,low\n",
+    ],
+)
 def test_a_damaged_history_is_named(run, content):
     path = run.fold(1) / "history.csv"
     path.write_text(content)
     with pytest.raises(InputError, match=rf"^{path} .*: restore or delete it"):
         section([run])
+
+
+@pytest.mark.parametrize(
+    "rows", ["0.1,0.7,False", "0.1,0.7,True\n0.2,0.7,True", "0.1,0.7,maybe", "0.1,low,True", "0.1,,True", "x,0.7,True"]
+)
+def test_a_damaged_learning_rate_finder_is_named(run, rows):
+    (run / "lr_find.csv").write_text(f"lr,loss,suggested\n{rows}\n")
+    with pytest.raises(InputError, match=rf"^{run / 'lr_find.csv'} is damaged"):
+        section([run])
+
+
+def test_a_fold_without_a_speed_is_told_without_one(run, tmp_path):
+    write_json(run / "scores.json", {"folds": {"0": {"weights": "best", "score": 0.8}}, "mean": 0.8})
+    table = section([run, trained(tmp_path / "two", recipes.load("demo"))]).parts[0]
+    rows = table.frame.set_index("key")
+    assert rows.loc["training, tiles/s"].tolist() == ["", "40.0"]
 
 
 def test_a_history_of_another_recipe_is_named(run):

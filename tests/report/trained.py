@@ -47,7 +47,7 @@ def trained(path: Path, recipe: Recipe, folds: int = 1, n_tiles: int = 240) -> R
     for fold in range(folds):
         history = history_of(recipe, n_tiles, fold)
         write_text(run.fold(fold) / "history.csv", history.to_csv(index=False))
-        entries[str(fold)] = {"score": history["score"].max(), "tiles_per_second": 40.0}
+        entries[str(fold)] = {"weights": "best", "score": history["score"].max(), "tiles_per_second": 40.0}
     scores = [entry["score"] for entry in entries.values()]
     write_json(run / "scores.json", {"folds": entries, "mean": np.mean(scores), "std": np.std(scores)})
     return run

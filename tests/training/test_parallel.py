@@ -19,7 +19,8 @@ import torch
 
 from kit.data import demo
 from kit.data import tiles as tile_files
-from kit.runs import Run, cpus, read_json
+from kit.machine import cpus
+from kit.runs import Run, read_json
 from kit.training import checkpoint, command, parallel
 from kit.training.learner import make_folds
 from tests.small import TINY, tiny_recipe

@@ -41,8 +41,9 @@ def metric_explained(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, nam
             salt(axes, mask, colour)
     areas = {"intersection": (shared, GREEN), "missed": (int((truth & ~pred).sum()), BLUE)}
     areas["wrongly added"] = (int((pred & ~truth).sum()), ORANGE)
+    parts = [Patch(color=each, alpha=0.6, label=f"{what}, {area:,} px") for what, (area, each) in areas.items()]
     axes.legend(
-        handles=[Patch(color=each, alpha=0.6, label=f"{what}, {area:,} px") for what, (area, each) in areas.items()],
+        handles=[*parts, Patch(color="none", label=f"union: all three, {union:,} px")],
         loc="upper center", bbox_to_anchor=(0.5, -0.02), fontsize=9, frameon=False,
     )  # fmt: skip
     _thresholds(figure.add_subplot(grid[1, :]), shared / union, hits)

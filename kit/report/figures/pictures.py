@@ -4,9 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kit.data.mosaic_levels import lay_out
-from kit.report.figures.style import BLUE, ORANGE, YELLOW, legend
+from kit.report.figures.style import ORANGE, SKY, YELLOW, legend
 from kit.scoring.mosaic_rules import CAP, SOFT, UP, VERTICAL
 
+_LINES = ((SKY, 3.0), (ORANGE, 1.2))  # truth wide below the thin prediction: both are seen where they agree
 _SIGNS = {VERTICAL: "v", SOFT: "d", CAP: "X", UP: "^"}  # of mosaic rules
 
 
@@ -34,6 +35,8 @@ def mosaic(
 ) -> Figure:
     """Tiles (n, H, W) float put together at rows and cols (n,), with up to two sets of masks outlined.
 
+    The first set's lines are wide, the second's thin and above them.
+
     masks: by label, which of the tiles have a mask (n,) bool, and the masks (n, H, W) bool. A square in its corner
     tells that a tile has one, for it may be empty.
     marks: by mosaic rule, of which tiles it speaks (n,) bool; a sign for each in their lower left corners.
@@ -43,10 +46,10 @@ def mosaic(
     axes = figure.add_subplot()
     low, high = np.nanpercentile(picture, (1, 99))
     axes.imshow(picture, cmap="gray", vmin=low, vmax=high)
-    for number, ((label, (has, drawn)), colour) in enumerate(zip(masks.items(), (BLUE, ORANGE), strict=False)):
+    for number, ((label, (has, drawn)), (colour, line)) in enumerate(zip(masks.items(), _LINES, strict=False)):
         outline = lay_out(drawn & has[:, None, None], rows, cols, False)
         if outline.any() and not outline.all():
-            axes.contour(outline, levels=[0.5], colors=colour, linewidths=1.3)
+            axes.contour(outline, levels=[0.5], colors=colour, linewidths=line)
         axes.plot(cols[has] * width + 5 + 8 * number, rows[has] * height + 5, "s", color=colour, markersize=4,
                   linestyle="none", label=label)  # fmt: skip
     for number, (rule, has) in enumerate((marks or {}).items()):

@@ -84,7 +84,8 @@ def empty_confusion(pred: np.ndarray, true: np.ndarray) -> Figure:
     false, missed = counts[0, 1] / counts.sum(), counts[1, 0] / counts.sum()
     figure = Figure(figsize=(7, 5.4), layout="constrained")
     axes = figure.add_subplot()
-    title = f"Of the score, salt seen on empty tiles costs {false:.3f},\nsalt overlooked on whole tiles {missed:.3f}"
+    title = f"Salt seen on empty tiles costs {false:.3f} of the score,\n"
+    title += f"masks left empty on tiles with salt cost {missed:.3f}"
     axes.set_title(title, loc="left", fontsize=12)
     _squares(axes, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.eye(2, dtype=bool))
     for (row, col), count in np.ndenumerate(counts):

@@ -4,8 +4,10 @@ Figures are made without pyplot, so that no global state is touched; a notebook 
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,7 +16,8 @@ from kit.runs import atomic_path
 LONGEST = 18  # characters of a tile's name
 # Okabe and Ito's colours, told apart by colour-blind readers too; marks differ in shape as well
 BLUE, ORANGE, GREEN, YELLOW, GREY = "#0072B2", "#D55E00", "#009E73", "#F0E442", "#555555"
-MARKS = tuple(zip((BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00"), "osD^vX", strict=True))
+SKY = "#56B4E9"  # for lines on grey tiles, where blue is too dark
+MARKS = tuple(zip((BLUE, ORANGE, GREEN, "#CC79A7", SKY, "#E69F00"), "osD^vX", strict=True))
 
 
 def show_in_notebooks() -> None:
@@ -40,14 +43,19 @@ def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 5.4)) -> t
     return figure, axes
 
 
-def short(name: str) -> str:
-    """A name that fits above a tile."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+def short(name: str, longest: int = LONGEST) -> str:
+    """A name that fits above a tile, or into so many characters."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def legend(figure: Figure, columns: int = 2) -> None:
-    """What the colours and marks mean, below the axes, where it hides nothing."""
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+def legend(figure: Figure, columns: int = 2, handles: Sequence[Artist] | None = None) -> None:
+    """What the colours and marks mean, below the axes, where it hides nothing.
+
+    handles: what is explained, also where its label begins with "_"; else all that has another label.
+    """
+    drawn = figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+    for text in drawn.get_texts():  # a name may have a $ in it
+        text.set_parse_math(False)
 
 
 def save(figure: Figure, path: Path | str) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from kit.report.figures.style import BLUE, GREY, MARKS, ORANGE, chart, legend
+from kit.report.figures.style import BLUE, GREY, MARKS, ORANGE, chart, legend, short
 
 PARTS: dict[str, tuple[str, str, Any]] = {
     "train": ("training tiles", BLUE, "--"),
@@ -116,12 +116,16 @@ def loss_against_rate(curve: pd.DataFrame, lr: float) -> Figure:
 def scores_of_runs(histories: Mapping[str, Sequence[pd.DataFrame]]) -> Figure:
     """Validation score by epoch of several runs, a colour and a mark for each; a run's folds lie over one another."""
     figure, axes = chart("Validation score", "Epoch", "Score at threshold 0.5")
+    firsts = []  # told to the legend, which else passes over names like _old
     for (name, folds), (colour, mark), style in zip(histories.items(), cycle(MARKS), cycle(STYLES), strict=False):
-        for number, history in enumerate(folds):
+        lines = [
             axes.plot(history["epoch"] + 1, history["score"], color=colour, marker=mark, linestyle=style, markersize=5,
-                      markevery=[-1], label="_" if number else textwrap.shorten(name, 60))  # fmt: skip
+                      markevery=[-1], label=short(name, 60))[0]
+            for history in folds
+        ]  # fmt: skip
+        firsts += lines[:1]
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    legend(figure, 1)
+    legend(figure, 1, firsts)
     return figure
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from kit.report import measures
-from kit.report.figures.style import BLUE, GREY, ORANGE, chart, legend
+from kit.report.figures.style import BLUE, GREY, ORANGE, chart, legend, short
 from kit.scoring.metric import average_precision
 from kit.scoring.threshold import bootstrap_interval
 
@@ -80,7 +80,7 @@ def train_beside_valid(train: np.ndarray, valid: np.ndarray) -> Figure:
     rng = np.random.default_rng(0)
     gap = train.mean() - valid.mean()
     low, high = gap + np.array([-1.96, 1.96]) * np.sqrt(train.var() / len(train) + valid.var() / len(valid))
-    shown = "" if low > 0 or high < 0 else ": no difference is shown"
+    shown = "" if low > 0 or high < 0 else ":\nno difference is shown"
     title = f"Training tiles score {gap:+.3f} against validation tiles (95 % {low:+.3f} to {high:+.3f}){shown}"
     figure, axes = chart(title, "Score of a tile", "Tiles, %")
     parts = (("training", train, BLUE, "//"), ("validation", valid, ORANGE, ""))
@@ -114,8 +114,8 @@ def worst(rows: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, Sequence[
             axes.imshow(images[tile], cmap="gray", vmin=0, vmax=255)
             _outline(axes, true[tile], BLUE, "-")
             _outline(axes, pred[tile], ORANGE, "--")
-            axes.set_title(f"{ids[tile]}\nscore {scores[tile]:.1f}", fontsize=9)
-        line[0].set_ylabel(name, fontsize=11)
+            axes.set_title(f"{short(ids[tile])}\nscore {scores[tile]:.1f}", fontsize=9, parse_math=False)
+        line[0].set_ylabel(name, fontsize=11, parse_math=False)
     for label, colour, style in (("true mask", BLUE, "-"), ("predicted", ORANGE, "--")):
         grid[0, 0].plot([], [], color=colour, linestyle=style, linewidth=2, label=label)
     figure.legend(

@@ -24,7 +24,7 @@ def _draw_scores(axes: Axes, tuning: Tuning) -> None:
     components = f"components under {size} pixels removed, as was found best" if size else "every component kept"
     axes.plot(tuning.thresholds, tuning.curve, color=BLUE, label=f"score, {components}")
     axes.fill_between(
-        tuning.thresholds, tuning.curve - tuning.band, tuning.curve + tuning.band,
+        tuning.thresholds, (tuning.curve - tuning.band).clip(0), (tuning.curve + tuning.band).clip(max=1),
         color=BLUE, alpha=0.2, linewidth=0, label="95 % band of its difference from the square",
     )  # fmt: skip
     axes.axhline(tuning.baseline, color=GREY, linewidth=1, linestyle=":")

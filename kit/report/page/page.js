@@ -45,10 +45,11 @@
   };
 
   const read = () => {
-    const [where, query] = (location.hash || "#tiles?").split(/\?(.*)/s);
-    if (where !== "#tiles" || query === undefined) return false; // a link to a section
+    const own = (location.hash || "#tiles?").startsWith("#tiles?");
+    if (!own && !history.state) history.replaceState(hash({}), ""); // a link to a section: Back finds the tiles as they were
+    const [, query] = (own ? location.hash : history.state).split(/\?(.*)/s);
     const before = state;
-    state = { ...defaults, ...Object.fromEntries([...new URLSearchParams(query)].filter(([key]) => Object.hasOwn(defaults, key))) };
+    state = { ...defaults, ...Object.fromEntries([...new URLSearchParams(query ?? "")].filter(([key]) => Object.hasOwn(defaults, key))) };
     for (const select of tools.querySelectorAll("select")) {
       if (![...select.options].some(({ value }) => value === state[select.name])) state[select.name] = defaults[select.name];
       select.value = state[select.name];
@@ -56,7 +57,7 @@
     if (!places.has(state.tile)) state.tile = "";
     if (Object.keys(defaults).some((key) => !["layers", "tile"].includes(key) && state[key] !== before[key])) arrange();
     show();
-    return true;
+    return own;
   };
 
   // ---- which tiles, in what order
@@ -225,6 +226,12 @@
   document.getElementById("previous").addEventListener("click", () => step(-1));
   document.getElementById("next").addEventListener("click", () => step(1));
   document.getElementById("help-button").addEventListener("click", () => open(help));
+  for (const dialog of [viewer, help]) {
+    dialog.addEventListener("click", ({ target, clientX, clientY }) => {
+      const { left, right, top, bottom } = dialog.getBoundingClientRect();
+      if (target === dialog && (clientX < left || clientX > right || clientY < top || clientY > bottom)) dialog.close();
+    });
+  }
   for (const button of document.querySelectorAll("dialog .close")) button.addEventListener("click", () => button.closest("dialog").close());
   viewer.addEventListener("close", () => {
     if (!state.tile) return;
@@ -233,6 +240,7 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
+    if (help.open ? event.key !== "?" : !(viewer.open || attended())) return;
     const keys = { ArrowRight: () => step(1), j: () => step(1), ArrowLeft: () => step(-1), k: () => step(-1),
       "?": () => (help.open ? help.close() : open(help)) };
     for (const [name, key] of Object.entries(LAYERS)) keys[key] = () => toggle(name);
@@ -246,6 +254,8 @@
     const { top, bottom } = gallery.getBoundingClientRect();
     return bottom > 0 && top < window.innerHeight;
   };
+  // whether a key is meant for the tiles: not where a table or a figure scrolls by the same keys
+  const attended = () => inView() && !document.activeElement.closest(".scroll, .plate");
   const follow = () => read() && location.hash && (inView() || gallery.scrollIntoView());
   window.addEventListener("hashchange", follow);
   arrange();
