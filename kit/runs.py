@@ -109,6 +109,11 @@ class Run:
         self.path = Path(path)
         self.name = Path(os.path.abspath(path)).name  # of "." too
 
+    @property
+    def given(self) -> str:
+        """What a command line calls it: its name where it lies under runs/, else its path."""
+        return self.name if self.path.resolve().parent == Path("runs").resolve() else str(self.path)
+
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 

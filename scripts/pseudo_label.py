@@ -44,7 +44,7 @@ def main() -> None:
     with members[0].lock():
         print(pseudo.label(members, loaded, folds, options))
     print(f"written: {members[0] / 'pseudo'}")
-    print(f"next: python scripts/train.py --recipe RECIPE --set pseudo_run={members[0].name}")
+    print(f"next: python scripts/train.py --recipe RECIPE --set pseudo_run={members[0].given}")
 
 
 if __name__ == "__main__":

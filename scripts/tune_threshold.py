@@ -30,7 +30,7 @@ def main() -> None:
     save(score_against_threshold(outcome.tuning), run / "decision.png")
     print(outcome.in_words())
     print(f"written: {run / 'decision.json'}, {run / 'decision.csv'}, {run / 'decision.png'}")
-    print(f"next: python scripts/submit.py {run.name} --dry-run")
+    print(f"next: python scripts/submit.py {run.given} --dry-run")
 
 
 if __name__ == "__main__":

@@ -143,3 +143,12 @@ def test_a_run_has_its_folders_name_however_it_is_named(tmp_path, monkeypatch):
     (tmp_path / "a" / "fold_0").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "fold_0")
     assert [Run(path).name for path in ("..", "../../a", tmp_path / "a", ".")] == ["a", "a", "a", "fold_0"]
+
+
+def test_a_command_line_names_a_run_so_that_it_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("runs/a", "elsewhere/runs/b"):
+        write_json(Path(path) / runs.RECIPE, {})
+        given = Run(path).given
+        assert runs.find_run(given).path == Path(path)
+    assert (Run("runs/a").given, Run(tmp_path / "runs" / "a").given, given) == ("a", "a", "elsewhere/runs/b")

@@ -53,7 +53,7 @@ def predict_runs(members: Sequence[Run], args: argparse.Namespace) -> None:
     written = together or members[0]
     print(f"written: {written / 'test.npy'}")
     following = "tune_threshold.py" if (written / "oof.npy").exists() else "submit.py --dry-run"
-    print(f"next: python scripts/{following} {written.name}")
+    print(f"next: python scripts/{following} {written.given}")
 
 
 def _predict_run(run: Run, tiles: Tiles, args: argparse.Namespace, several: bool) -> None:

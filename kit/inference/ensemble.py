@@ -96,7 +96,7 @@ class _Part:
 
     @classmethod
     def of(cls, run: Run, split: str, tiles: Tiles, ids: pd.Series, vote: bool) -> "_Part":
-        prob, own = decide.predictions(run, split, tiles, f"run python scripts/predict.py {run.name}")
+        prob, own = decide.predictions(run, split, tiles, f"run python scripts/predict.py {run.given}")
         of_data = "train" if split == "oof" else "test"
         constant = tiles.constant(of_data)[decide.rows_of(tiles.ids(of_data), ids, f"{run / split}_ids.csv")]
         rows = pd.Index(own).get_indexer(pd.Index(ids))

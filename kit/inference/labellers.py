@@ -50,10 +50,10 @@ def models_of(members: Sequence[Run], tiles: Tiles, fold: int | None, valid_ids:
 def _open(run: Run, fold: int | None, tiles: Tiles) -> Model:
     where = run.fold(fold)
     if not (where / "test.npy").exists() or not (where / "test.json").exists():
-        raise InputError(f"{where / 'test.npy'} is missing: run python scripts/predict.py {run.name}")
+        raise InputError(f"{where / 'test.npy'} is missing: run python scripts/predict.py {run.given}")
     made = read_json(where / "test.json")
     if made.get("data") != tiles.fingerprint:
-        raise InputError(f"{where} predicts other tiles: run python scripts/predict.py {run.name}, or name its --data")
+        raise InputError(f"{where} predicts other tiles: run python scripts/predict.py {run.given}, or name its --data")
     try:
         prob = np.load(where / "test.npy", mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

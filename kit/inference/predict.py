@@ -74,7 +74,7 @@ def used_weights(run: Run, weights: str | None = None) -> dict[int | None, str]:
     folds = run.finished_folds()
     if not folds:
         raise InputError(
-            f"{run.path} has no finished fold yet: go on with python scripts/train.py --run {run.name} --resume"
+            f"{run.path} has no finished fold yet: go on with python scripts/train.py --run {run.given} --resume"
         )
     return {fold: weights_of(run, fold, weights) for fold in folds}
 

@@ -200,7 +200,7 @@ def _chunk(models: Sequence[Model], tiles: Tiles, rows: np.ndarray | slice) -> n
         model = models[which]
         raise InputError(
             f"{model.run.fold(model.fold) / 'test.npy'}, id {tiles.test_ids[rows][row]}: not a probability (NaN, or "
-            f"outside 0 to 1): delete it and run python scripts/predict.py {model.run.name}, or train again"
+            f"outside 0 to 1): delete it and run python scripts/predict.py {model.run.given}, or train again"
         )
     for model in models:
         forget_pages(model.prob)
@@ -234,7 +234,7 @@ def _agreement_of_views(models: Sequence[Model], tiles: Tiles, usable: np.ndarra
     plain = []
     for model in models:
         if model.made["tta"] != "hflip":
-            raise InputError(f"--flips: {model.name} was not mirrored: run predict.py {model.run.name} --tta hflip")
+            raise InputError(f"--flips: {model.name} was not mirrored: run predict.py {model.run.given} --tta hflip")
         recipe = recipes.load(str(model.run / "recipe.toml"))
         plain.append(fold_probabilities(model.run, recipe, model.fold, images, depth, "none", model.made["weights"]))
     found: list[float] = []

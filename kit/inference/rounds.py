@@ -39,7 +39,7 @@ def train(args: argparse.Namespace) -> None:
     try:
         _rounds(run, recipe, tile_files.load(data), data, args.tensorboard)
     except KeyboardInterrupt:  # between trainings: a training that is stopped says so itself
-        print(f"stopped; go on with: python scripts/train.py --run {run.name} --resume", file=sys.stderr)
+        print(f"stopped; go on with: python scripts/train.py --run {run.given} --resume", file=sys.stderr)
         raise
 
 
@@ -175,7 +175,7 @@ def gain(before: Run, after: Run, tiles: Tiles) -> dict[str, Any]:
 
 def _scores(run: Run, tiles: Tiles) -> pd.Series:
     """The score of each out-of-fold tile, by id."""
-    prob, ids = decide.predictions(run, "oof", tiles, f"go on with python scripts/train.py --run {run.name} --resume")
+    prob, ids = decide.predictions(run, "oof", tiles, f"go on with python scripts/train.py --run {run.given} --resume")
     true = tiles.masks[decide.rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")]
     return pd.Series(average_precision(np.asarray(prob > 0.5), true), index=ids)
 

@@ -61,7 +61,7 @@ def pack_run(run: Run, placement: pd.DataFrame | None, folder: Path) -> Path:
     folds = {"none" if fold is None else str(fold): fold for fold in run.finished_folds()}
     weights = [path for name, fold in folds.items() for path in run.weights(fold, scores[name]["weights"])]
     if not weights:
-        raise InputError(f"{run.path} has no finished fold: go on with scripts/train.py --run {run.name} --resume")
+        raise InputError(f"{run.path} has no finished fold: go on with scripts/train.py --run {run.given} --resume")
     files = [run / name for name in ("recipe.toml", "scores.json", "decision.json")]
     files = [path for path in files if path.exists()] + weights
     out = folder / f"{run.name}-{_hash(files)}.run"

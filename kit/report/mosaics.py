@@ -59,7 +59,7 @@ def predicted(run: Run, tiles: Tiles, table: pd.DataFrame) -> Masks:
     if (run / "oof.npy").exists():
         masks |= _out_of_fold(run, tiles, table["id"])
     if not masks:
-        raise InputError(f"{run.path} has no predictions: run python scripts/predict.py {run.name}")
+        raise InputError(f"{run.path} has no predictions: run python scripts/predict.py {run.given}")
     return masks
 
 

@@ -76,7 +76,7 @@ def _mend_of_oof(run: Run) -> str:
         return "a run of this ensemble has none, so threshold 0.5 stands: combine runs that have folds"
     if read_json(run / "environment.json").get("folds") == [None]:
         return "it was trained on every tile, so threshold 0.5 stands: tune a run of the same recipe that has folds"
-    return f"go on with python scripts/train.py --run {run.name} --resume"
+    return f"go on with python scripts/train.py --run {run.given} --resume"
 
 
 def decision_of(run: Run) -> Decision:
@@ -91,7 +91,7 @@ def masks_of_test(run: Run, tiles: Tiles, placement: pd.DataFrame | None = None)
     Raises InputError where the run has no test predictions, or those of other tiles, or where its decision has mosaic
     rules and `placement` is not the table that they were measured on.
     """
-    prob, ids = predictions(run, "test", tiles, f"run python scripts/predict.py {run.name}")
+    prob, ids = predictions(run, "test", tiles, f"run python scripts/predict.py {run.given}")
     constant = tiles.constant("test")[rows_of(tiles.test_ids, ids, f"{run / 'test_ids.csv'}")]
     decision = decision_of(run)
     head = needed_head(run, "test", len(ids), decision)
@@ -105,7 +105,7 @@ def masks_of_test(run: Run, tiles: Tiles, placement: pd.DataFrame | None = None)
         state = "missing" if placement is None else "another than when they were measured"
         raise InputError(
             f"{run / 'decision.json'} has mosaic rules, but mosaic.csv is {state}: "
-            f"run scripts/mosaic.py, then scripts/tune_threshold.py {run.name}"
+            f"run scripts/mosaic.py, then scripts/tune_threshold.py {run.given}"
         )
     near = Neighbours(placement, tiles.train_ids, tiles.masks)
     return list(ids), near.replaced(masks, list(ids), decision.mosaic_rules)

@@ -245,7 +245,7 @@ def _finish(run: Run, train: Callable[[str], bool], resumed_as: str) -> None:
 
     `train` is given the name that --resume goes on with.
     """
-    name = resumed_as or run.name
+    name = resumed_as or run.given
     or_exit(lambda: train(name), f"--run {name}")
     scores = runs.read_json(run / "scores.json")
     if "mean" in scores:
@@ -255,4 +255,4 @@ def _finish(run: Run, train: Callable[[str], bool], resumed_as: str) -> None:
             + (f" +- {scores['std']:.4f} over {count} folds" if count > 1 else "")
         )
     print(f"written: {run.path}")
-    print(f"next: python scripts/predict.py {run.name}")
+    print(f"next: python scripts/predict.py {run.given}")

@@ -115,7 +115,7 @@ def _train(run: Run, recipe: Recipe, learn: "Learner", tensorboard: bool) -> "Re
     trivial = ", ".join(f"{name} {error:.4f}" for name, error in learn.metrics[0].trivial.items())
     print(f"{learn.dls.train.n:,} tiles to train on, {learn.dls.valid.n:,} held out, where the error without a net is: "
           f"{trivial}; the score is the share of the smaller that is gone", flush=True)  # fmt: skip
-    outcome = command.or_exit(lambda: pretext.train(run, recipe, learn, tensorboard), f"--pretext --run {run.name}")
+    outcome = command.or_exit(lambda: pretext.train(run, recipe, learn, tensorboard), f"--pretext --run {run.given}")
     print(outcome.in_words())
     print(f"written: {run.path}")
     name = recipe.name if recipe.name in recipes.names() else f"{recipe.name}.toml"

@@ -68,7 +68,7 @@ def load(recipe: Recipe, tiles: Tiles, fold: int | None, valid_ids: Sequence[str
     here = folder(run, fold)
     if not (here / "rows.csv").exists():
         flag = " --fold none" if fold is None else ""
-        raise InputError(f"{here} has no labels: make them with python scripts/pseudo_label.py {run.name}{flag}")
+        raise InputError(f"{here} has no labels: make them with python scripts/pseudo_label.py {run.given}{flag}")
     if not run.made_on(tiles.fingerprint):
         raise InputError(f"{run.path} labelled other tiles than these: give its own data with --data")
     table, masks, source = _read(here, tiles)
