@@ -12,7 +12,7 @@ from kit.training.learner import make_net, settle
 from tests.benchmarks.side import Row, in_turn
 from tests.benchmarks.training import plain_fastai, write_pngs
 
-TILES, ROUNDS = 96, 5
+TILES, ROUNDS = 48, 5
 
 peer_job: Callable[[], object]
 
