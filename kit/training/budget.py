@@ -70,27 +70,26 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
 
 
 class Stopwatch(Callback):
-    """Ends a fit after a few steps; `seconds` is what one of them took, those of the warm-up left out."""
+    """Ends a fit after a few steps; `seconds` is what one took, those of the warm-up left out where there are more."""
 
     order = 100
 
     def before_train(self) -> None:
-        self.steps, self.started = 0, time.monotonic()
-
-    def before_batch(self) -> None:
-        if self.steps == WARM_UP:
-            _wait(self.learn)
-            self.started = time.monotonic()
+        self.steps, self.timed, self.started = 0, 0, time.monotonic()
 
     def after_batch(self) -> None:
         self.steps += 1
-        timed = self.steps - WARM_UP
-        if timed >= MOST or (timed >= FEWEST and time.monotonic() - self.started > ENOUGH):
+        self.timed = self.steps - WARM_UP
+        if self.timed == 0:
+            _wait(self.learn)
+            self.warm = time.monotonic()
+        elif self.timed >= MOST or (self.timed >= FEWEST and time.monotonic() - self.warm > ENOUGH):
             raise CancelTrainException
 
     def after_train(self) -> None:
         _wait(self.learn)
-        self.seconds = (time.monotonic() - self.started) / max(1, self.steps - WARM_UP)
+        since, count = (self.warm, self.timed) if self.timed > 0 else (self.started, self.steps)
+        self.seconds = (time.monotonic() - since) / count
         raise CancelFitException
 
 

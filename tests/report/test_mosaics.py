@@ -120,7 +120,7 @@ def test_refusals_leave_nothing(tmp_path, run):
         mosaics.put_together(data, replace(TILES, fingerprint="other"), run)
     for name in ("oof.npy", "test.npy"):
         (run / name).unlink()
-    with pytest.raises(InputError, match=r"no predictions: run python scripts/predict\.py corner"):
+    with pytest.raises(InputError, match=r"no predictions: run python scripts/predict\.py .*/corner"):
         mosaics.put_together(data, TILES, run)
     assert not data.exists()
 

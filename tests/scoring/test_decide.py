@@ -75,7 +75,7 @@ def test_a_placement_of_other_tiles_is_refused(run):
 @pytest.mark.parametrize(
     ("files", "mend"),
     [
-        ({"environment.json": {"folds": [0, 1]}}, "go on with python scripts/train.py --run run --resume"),
+        ({"environment.json": {"folds": [0, 1]}}, "go on with python scripts/train.py --run .*/run --resume"),
         ({"environment.json": {"folds": [None]}}, "trained on every tile, so threshold 0.5 stands"),
         ({"environment.json": {"folds": []}, "ensemble.json": {}}, "a run of this ensemble has none"),
     ],

@@ -16,6 +16,8 @@ from tests.small import TINY, tiny_recipe
 from tests.training.test_pretext import arguments
 from tests.training.toys import PAIR, TEACHER, Toy, toys
 
+pytestmark = pytest.mark.slow
+
 OPEN = replace(TEACHER, consistency="none", ema=0.0, micro_bs=AUTO)
 
 
@@ -147,7 +149,6 @@ def test_the_flag_asks_for_it_in_every_stage():
     assert pretext_command.recipe_for(recipe).stages[0].micro_bs == AUTO
 
 
-@pytest.mark.slow
 def test_what_was_found_is_in_the_recipe_of_a_pretext_run_and_its_resume_looks_no_more(tmp_path, monkeypatch, capsys):
     demo.write(tmp_path / "data", n_train=24, n_test=8, seed=3)
     monkeypatch.chdir(tmp_path)

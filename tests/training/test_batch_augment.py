@@ -186,6 +186,7 @@ def deviations(one, other):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_BATCHES)
 def test_many_draws_have_the_distribution_of_the_pipeline(name):
     found = deviations(drawn_by_albumentations(name), drawn_in_batches(name))

@@ -18,6 +18,8 @@ from kit.training.schedules import plan
 from tests.small import tiny_recipe
 from tests.training.toys import PAIR, TILES, VIEWS, Toy, fit, stub, toys
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_of_two_nets_is_taught_by_the_other_alone():
     one, other = Toy(1.0, 0.2).train(), Toy(-0.4, 0.3).train()

@@ -17,6 +17,8 @@ from kit.training.consistency import MeanTeacher, ramp_up
 from tests.small import easy_tiles, tiny_recipe
 from tests.training.toys import PAIR, TEACHER, TILES, VIEWS, Toy, fit, stub, toys
 
+pytestmark = pytest.mark.slow
+
 HALFWAY = math.exp(-1.25)
 
 
@@ -125,7 +127,6 @@ def test_the_teacher_is_the_average_of_the_weights_after_each_step(tmp_path, mon
     assert teachers[0]["level"] == 1  # before the first step the net itself
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [TEACHER, PAIR], ids=lambda stage: stage.consistency)
 def test_unlabelled_tiles_of_other_brightness_teach_what_the_labelled_ones_cannot(tmp_path, stage):
     """Planted: a grey level tells salt as well as a difference in the labelled tiles; in the others it does not."""

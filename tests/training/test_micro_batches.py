@@ -15,6 +15,8 @@ from tests.small import tiny_recipe
 from tests.training.test_resume import assert_equal, killed_and_resumed, stopped_and_resumed, train
 from tests.training.toys import Toy, fit, toys
 
+pytestmark = pytest.mark.slow
+
 # 24 training tiles: 3 steps an epoch, each of 8 tiles in parts of 3, 3 and 2
 WHOLE = Stage(bs=8, epochs=1, lr=0.01, loss="0.5*bce + 0.5*lovasz_elu", schedule="constant")
 IN_PARTS = replace(WHOLE, micro_bs=3)
@@ -160,12 +162,10 @@ def reference(tmp_path_factory):
     return train(tmp_path_factory.mktemp("reference") / "run", RESUMED)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("step", "event"), [(7, "before_batch"), (11, "after_step")])
 def test_killed_between_parts_or_behind_them_it_ends_where_it_would_have(reference, tmp_path, step, event):
     assert_equal(killed_and_resumed(tmp_path / "run", RESUMED, step, event), reference)
 
 
-@pytest.mark.slow
 def test_asked_to_stop_in_mid_epoch_it_goes_on(reference, tmp_path):
     assert_equal(stopped_and_resumed(tmp_path / "run", RESUMED, 8), reference)

@@ -125,9 +125,9 @@ def test_stopped_then_failing_then_whole_it_ends_where_one_process_does(
         patch.setattr(sys, "stderr", Terminal())
         assert exit_code(begin, run.path, data) == 130
         bars = sys.stderr.getvalue()
-    assert {"fold 0", "fold 1"} == set(re.findall(r"(fold \d): +\d+%\|.*\| \d+/24 ", bars))
+    assert {"fold 0", "fold 1"} == set(re.findall(r"(fold \d): +\d+%\|[^\r\n]*\| \d+/24 ", bars))
     out = capfd.readouterr().out
-    assert "go on with: python scripts/train.py --run a --resume" in out
+    assert f"go on with: python scripts/train.py --run {run.path} --resume" in out
     assert run.finished_folds() == []
     for path in resume[:2]:
         assert checkpoint.load_resume(path, "cpu")[0].rows
@@ -140,7 +140,7 @@ def test_stopped_then_failing_then_whole_it_ends_where_one_process_does(
     err = capfd.readouterr().err
     assert f"error: fold 1 failed: {resume[1]} cannot be read" in err
     assert "2 of 3 folds were trained" in err
-    assert err.rstrip().endswith("python scripts/train.py --run a --resume")
+    assert err.rstrip().endswith(f"python scripts/train.py --run {run.path} --resume")
     assert run.finished_folds() == [0, 2]
     for folder in ("fold_0", "fold_2"):
         assert files(run, folder) == files(reference, folder)
