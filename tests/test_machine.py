@@ -105,6 +105,7 @@ def test_free_memory_is_the_machines_or_what_is_left_of_a_containers(kernel, fil
     assert machine.free_memory() == expected
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_process_is_its_own():
     before = machine.peak_memory()
     if before is None:

@@ -28,6 +28,7 @@ def planted(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "SCRIPTS", tmp_path)
 
 
+@pytest.mark.slow
 def test_seconds_and_memory_are_those_of_the_script(planted):
     table = growth.measure([8], {"light": ["takes.py", "1", "0"], "heavy": ["takes.py", "300", "0.5"]})
     light, heavy = table.to_dict("records")

@@ -307,6 +307,7 @@ def _first_reader(path: Path, start: Any) -> None:
     tiles.load(path, progress=False)
 
 
+@pytest.mark.slow
 def test_two_first_readers_leave_a_cache_that_is_valid(data: Path, reads: list[str]) -> None:
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(3)
@@ -327,6 +328,7 @@ def _worker(path: Path, start: Any, results: Any) -> None:
         (path / ".kit" / "manifest.json").unlink(missing_ok=True)  # so that all keep building and replacing
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_do_not_mix_their_arrays(tmp_path: Path) -> None:
     data = small.write(tmp_path, small.files())
     context = multiprocessing.get_context("spawn")

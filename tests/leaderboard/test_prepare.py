@@ -51,6 +51,7 @@ def test_from_nothing_to_cached_tiles(whole, tmp_path):
     assert whole.count("DownloadDataFiles") == 1
 
 
+@pytest.mark.slow
 def test_a_cut_is_gone_on_with_by_the_next_command(whole, tmp_path):
     whole.plant("GET", keep=100_000)
     whole.plant("DownloadDataFiles", status=503, times=99, skip=1)

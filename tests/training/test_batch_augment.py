@@ -13,6 +13,8 @@ from kit.training import batch_augment
 from kit.training.augment import AUGMENTATIONS, BORDER, Augmenter
 from kit.training.batch_augment import Numbers, Tiles
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 N = 1000
 IN_BATCHES = ("none", "hflip", "default", "heng", "bes")
@@ -186,7 +188,6 @@ def deviations(one, other):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_BATCHES)
 def test_many_draws_have_the_distribution_of_the_pipeline(name):
     found = deviations(drawn_by_albumentations(name), drawn_in_batches(name))

@@ -50,6 +50,7 @@ def test_validation_keeps_the_order_and_is_disjoint_from_training():
     assert not set(train) & set(valid)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_number_of_workers_changes_nothing():
     for epoch in (0, 1):
