@@ -19,7 +19,10 @@ def pytest_xdist_auto_num_workers():
     return cpus() + 1
 
 
-LONGEST = ("test_scripts.py", "test_resume.py", "test_sweep.py", "test_kernel_run.py")
+LONGEST = (
+    *("test_scripts.py", "test_resume.py", "test_sweep.py", "test_kernel_run.py", "test_parallel.py"),
+    *("test_tutorial.py", "test_browser.py", "test_micro_batches.py", "test_recipes.py"),
+)
 
 
 def pytest_collection_modifyitems(items):

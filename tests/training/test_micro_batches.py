@@ -162,9 +162,8 @@ def reference(tmp_path_factory):
     return train(tmp_path_factory.mktemp("reference") / "run", RESUMED)
 
 
-@pytest.mark.parametrize(("step", "event"), [(7, "before_batch"), (11, "after_step")])
-def test_killed_between_parts_or_behind_them_it_ends_where_it_would_have(reference, tmp_path, step, event):
-    assert_equal(killed_and_resumed(tmp_path / "run", RESUMED, step, event), reference)
+def test_killed_between_parts_it_ends_where_it_would_have(reference, tmp_path):
+    assert_equal(killed_and_resumed(tmp_path / "run", RESUMED, 7, "before_batch"), reference)
 
 
 def test_asked_to_stop_in_mid_epoch_it_goes_on(reference, tmp_path):
