@@ -14,9 +14,12 @@ os.environ |= {"KAGGLE_API_ENVIRONMENT": "LOCALHOST", "NO_PROXY": "", "no_proxy"
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores: some tests wait, for a server of theirs or for scripts that they started."""
-    return cpus() + 1
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores, but for the quick tests alone.
+
+    Some of the slow ones wait, for a server of theirs or for scripts that they started.
+    """
+    return cpus() + (config.option.markexpr != "not slow")
 
 
 LONGEST = (
