@@ -22,7 +22,7 @@ from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.leaderboard import submission
 from kit.recipe import Recipe
-from kit.runs import Run, read_json
+from kit.runs import Run
 from kit.scoring.decide import masks_of_test, tune_run
 from kit.training import command
 
@@ -170,7 +170,7 @@ def _tidy(run: Run) -> None:
     """Delete what a fold has that nobody needs at home: the output of a kernel is downloaded, and may be gigabytes."""
     for lock in (".lock", ".scores.lock"):
         (run / lock).unlink(missing_ok=True)
-    for name, fold in read_json(run / "scores.json")["folds"].items():
+    for name, fold in run.scores()["folds"].items():
         folder = run / f"fold_{name}"
         kept = set(run.weights(None if name == "none" else int(name), fold["weights"]))
         weights = set(folder.rglob("*.safetensors"))

@@ -15,7 +15,7 @@ import pandas as pd
 
 import kit
 from kit.errors import InputError
-from kit.runs import Run, atomic_path, read_json
+from kit.runs import Run, atomic_path
 
 PACKAGE = Path(kit.__file__).parent
 KINDS = (".py", ".toml", ".csv", ".j2", ".css", ".js")
@@ -57,7 +57,7 @@ def pack_run(run: Run, placement: pd.DataFrame | None, folder: Path) -> Path:
     """
     if (run / "ensemble.json").exists():
         raise InputError(f"{run.path} is an ensemble and has no weights: push one of its runs")
-    scores = read_json(run / "scores.json")["folds"]
+    scores = run.scores()["folds"]
     folds = {"none" if fold is None else str(fold): fold for fold in run.finished_folds()}
     weights = [path for name, fold in folds.items() for path in run.weights(fold, scores[name]["weights"])]
     if not weights:

@@ -75,20 +75,21 @@ class Stopwatch(Callback):
     order = 100
 
     def before_train(self) -> None:
-        self.steps, self.timed, self.started = 0, 0, time.monotonic()
+        self.steps, self.started = 0, time.monotonic()
 
     def after_batch(self) -> None:
         self.steps += 1
-        self.timed = self.steps - WARM_UP
-        if self.timed == 0:
+        timed = self.steps - WARM_UP
+        if timed == 0:
             _wait(self.learn)
             self.warm = time.monotonic()
-        elif self.timed >= MOST or (self.timed >= FEWEST and time.monotonic() - self.warm > ENOUGH):
+        elif timed >= MOST or (timed >= FEWEST and time.monotonic() - self.warm > ENOUGH):
             raise CancelTrainException
 
     def after_train(self) -> None:
         _wait(self.learn)
-        since, count = (self.warm, self.timed) if self.timed > 0 else (self.started, self.steps)
+        timed = self.steps - WARM_UP
+        since, count = (self.warm, timed) if timed > 0 else (self.started, self.steps)
         self.seconds = (time.monotonic() - since) / count
         raise CancelFitException
 

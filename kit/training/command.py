@@ -247,7 +247,7 @@ def _finish(run: Run, train: Callable[[str], bool], resumed_as: str) -> None:
     """
     name = resumed_as or run.given
     or_exit(lambda: train(name), f"--run {name}")
-    scores = runs.read_json(run / "scores.json")
+    scores = run.scores()
     if "mean" in scores:
         count = sum("score" in fold for fold in scores["folds"].values())
         print(

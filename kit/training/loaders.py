@@ -255,7 +255,9 @@ def make_loaders(
         TileDataset(images[part], masks[part], augmenter, None if depth is None else depth[part], extra)
         for part, augmenter, extra in ((~is_valid, Augmenter(augment, seed), labels), (is_valid, None, None))
     )
-    if device != "cpu" if resident is None else resident:
+    if resident is None:
+        resident = device != "cpu"
+    if resident:
         for dataset in (train, valid):
             dataset.place_on(device)
     return loaders_of(train, valid, bs, seed, device, num_workers, sampling)

@@ -84,14 +84,15 @@ def train_folds(
     the run that --resume goes on with. A fold that fails leaves the others alone; at the end one line names it, and the
     process exits with the code that the fold's had, or 1 where folds differ in that.
     """
-    todo = [fold for fold in which if fold not in run.finished_folds()]
+    finished = run.finished_folds()
+    todo = [fold for fold in which if fold not in finished]
     count = at_once(len(todo))
     if count == 1:
         return one.train_folds(run, recipe, tiles, folds, which, tensorboard, learner)
     gc.collect()  # what was made to check the recipe is in the way of the process on the first GPU
     torch.cuda.empty_cache()
     for fold in which:
-        if fold not in todo:
+        if fold in finished:
             print(f"fold {one.fold_name(fold)} is done already")
     print(f"{len(todo)} folds, {count} at a time, each on a GPU of its own", flush=True)
     options = [str(data), "tensorboard"] if tensorboard else [str(data)]

@@ -81,7 +81,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
 def _cost(run: Run, fold: int) -> dict[str, Any]:
     """What the training of a fold took; the rate is over all its seconds, validation included."""
     recipe = recipes.load(str(run / "recipe.toml"))
-    entry = read_json(run / "scores.json")["folds"][str(fold)]
+    entry = run.scores()["folds"][str(fold)]
     history = pd.read_csv(run.fold(fold) / "history.csv")
     steps = history["tiles"] / [recipe.stages[stage].bs for stage in history["stage"]]
     return {

@@ -46,7 +46,7 @@ def compare(tiles: Tiles, data: Path, recipe: str, minutes: float, fold: int, se
         raise InputError(f"the peer in {folder} was trained on another fold than the recipe: choose another --out")
     own, masks = validation(run, tiles, fold)
     peer = np.load(folder / "peer.npy")
-    costs = read_json(run / "scores.json")["folds"][str(fold)], read_json(folder / "peer.json")
+    costs = run.scores()["folds"][str(fold)], read_json(folder / "peer.json")
     scores = [average_precision(prob > 0.5, masks) for prob in (own, peer)]
     rows = [
         f"| {name} | {score.mean():.4f} | {cost['tiles_per_second']:.1f} | {cost['seconds']:.0f} |"

@@ -2,18 +2,23 @@
 
 import contextlib
 import importlib
+import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from kit.data import demo, tiles
 from kit.machine import cpus
 
 PACKAGES = ("torch", "fastai", "timm", "albumentations", "numpy", "segmentation-models-pytorch")
+
+held: Callable[[], object]  # in a process of own_process
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,26 @@ def in_turn(ours: Callable[[], object], peer: Callable[[], object], rounds: int 
     ratios = sorted(theirs / own for own, theirs in pairs)
     own, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     return own, theirs, f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+@contextlib.contextmanager
+def own_process(make: Callable[..., Callable[[], object]], *args: Any) -> Iterator[Callable[[], object]]:
+    """The job that make(*args) gives, made and run in a process of its own.
+
+    In the kit's it would have the allocator settings that the kit makes.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_hold, make, *args).result()
+        yield lambda: pool.submit(_run_held).result()
+
+
+def _hold(make: Callable[..., Callable[[], object]], *args: Any) -> None:
+    global held
+    held = make(*args)
+
+
+def _run_held() -> None:
+    held()  # what it gives may not fit through the pipe
 
 
 def table(folder: Path, groups: Iterable[str]) -> None:

@@ -3,9 +3,7 @@
 The peer is what a fastai user writes: unet_learner on PNG files through a DataBlock, aug_transforms, float32.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -26,23 +24,17 @@ from PIL import Image
 from kit import recipe
 from kit.data.tiles import Tiles
 from kit.training.learner import make_learner
-from tests.benchmarks.side import Row, in_turn, median_seconds
+from tests.benchmarks.side import Row, in_turn, median_seconds, own_process
 
 BS, STEPS, ROUNDS = 16, 3, 5
 
-peer_job: Callable[[], object]
-
 
 def rows(tiles: Tiles, folder: Path) -> Iterator[Row]:
-    """Whole training steps, data included, kit and peer in turn, each in its own process.
-
-    In one process the peer would have the allocator settings that the kit makes.
-    """
+    """Whole training steps, data included, kit and peer in turn, each in its own process."""
     kit_learner = make_learner(recipe.load("baseline").with_bs(BS).from_scratch(), tiles, 0)
     write_pngs(tiles, folder / "png")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(start_peer, folder / "png").result()
-        own, theirs, ratio = in_turn(steps(kit_learner), lambda: pool.submit(run_peer).result(), ROUNDS)
+    with own_process(fastai_steps, folder / "png") as peer:
+        own, theirs, ratio = in_turn(steps(kit_learner), peer, ROUNDS)
     count = BS * STEPS
     rates = f"{count / own:.1f} tiles/s", f"{count / theirs:.1f} tiles/s (fastai)"
     yield Row("training DynamicUnet resnet34", *rates, ratio, ROUNDS)
@@ -85,14 +77,8 @@ def write_pngs(tiles: Tiles, folder: Path) -> None:
         Image.fromarray(mask.astype("uint8")).save(folder / "masks" / f"{number}.png")
 
 
-def start_peer(folder: Path) -> None:
-    """In the peer's process: its learner, ready to run."""
-    global peer_job
-    peer_job = steps(plain_fastai(folder))
-
-
-def run_peer() -> None:
-    peer_job()
+def fastai_steps(folder: Path) -> Callable[[], object]:
+    return steps(plain_fastai(folder))
 
 
 def plain_fastai(folder: Path) -> Learner:
