@@ -31,7 +31,8 @@ class Judged:
     masks: np.ndarray  # (n, H, W) bool, mosaic rules included where they can be
     scores: np.ndarray  # float
     changes: pd.DataFrame  # tile (0 .. n-1), rule, before, after: scores of each tile whose mask a rule changed; the
-    # categories of `rule` are all parts of the decision in their order
+    # categories of `rule` are all parts of the decision in their order; of one tile in the order that they happened
+    before: np.ndarray  # (changes, H, W) bool, the tile's mask before each change
 
 
 def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
@@ -61,9 +62,11 @@ def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
     for rule in last:
         after = near.replaced(masks, list(ids), [rule])
         changes += _put(rule, after, masks, scores, tiles.masks[rows], 0)
-    table = pd.DataFrame(changes, columns=COLUMNS).astype({"tile": int, "before": float, "after": float})
+    table = pd.DataFrame([told for told, _ in changes], columns=COLUMNS)
+    table = table.astype({"tile": int, "before": float, "after": float})
     table["rule"] = pd.Categorical(table["rule"], [*(name for name, _ in parts), *last])
-    return Judged(ids.to_numpy(str), rows, prob, masks, scores, table)
+    before = np.array([mask for _, mask in changes], bool).reshape(-1, *masks.shape[1:])
+    return Judged(ids.to_numpy(str), rows, prob, masks, scores, table, before)
 
 
 def parts_of(decision: Decision) -> Iterator[tuple[str, Decision]]:
@@ -89,12 +92,15 @@ def parts_of(decision: Decision) -> Iterator[tuple[str, Decision]]:
 
 def _put(
     rule: str, after: np.ndarray, masks: np.ndarray, scores: np.ndarray, true: np.ndarray, first: int
-) -> list[tuple[int, str, float, float]]:
-    """Put masks `after` in place of `masks`, their scores of `scores`; the changes, the tiles counted from `first`."""
+) -> list[tuple[tuple[int, str, float, float], np.ndarray]]:
+    """Put masks `after` in place of `masks`, their scores of `scores`; the changes, the tiles counted from `first`,
+    each with the mask (H, W) before it.
+    """
     own = np.flatnonzero((after != masks).any(axis=(1, 2)))
-    before = scores[own]
+    before, was = scores[own], masks[own]
     masks[own], scores[own] = after[own], average_precision(after[own], true[own])
-    return [(first + int(tile), rule, *pair) for tile, *pair in zip(own, before, scores[own], strict=True)]
+    told = [(first + int(tile), rule, *pair) for tile, *pair in zip(own, before, scores[own], strict=True)]
+    return list(zip(told, was, strict=True))
 
 
 def by_rule(changes: pd.DataFrame, count: int) -> pd.DataFrame:

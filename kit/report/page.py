@@ -119,16 +119,20 @@ def _text(value: Any) -> str:
 
 
 def _gallery(gallery: Gallery, folder: Path) -> dict[str, Any]:
-    """What page.js knows of the tiles: a list for each fact, what rules changed, and the sheets of each layer."""
+    """What page.js knows of the tiles: a list for each fact, what rules changed, and the sheets of each layer.
+
+    The layer `before` has a thumbnail for each change, in their order, instead of each tile.
+    """
     folder.mkdir()
     facts = gallery.tiles.round({name: digits for name, digits in _ROUNDED.items() if name in gallery.tiles})
     rules = gallery.changes["rule"].cat
+    layers = gallery.layers | {"before": gallery.before}
     codes = gallery.changes.assign(rule=rules.codes)[["tile", "rule", "before", "after"]].round(2)
     return {
         "facts": _columns(facts),
         "changes": codes.astype(object).to_numpy().tolist(),
         "rules": list(rules.categories),
-        "sheets": {layer: sprites.write(folder, layer, stack) for layer, stack in gallery.layers.items()},
+        "sheets": {layer: sprites.write(folder, layer, stack) for layer, stack in layers.items()},
         "across": sprites.ACROSS,
     }
 

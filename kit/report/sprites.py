@@ -10,18 +10,18 @@ from scipy import ndimage
 from kit.report.figures.style import ORANGE, SKY
 
 ACROSS = 10  # tiles in a row of a sheet, and rows
-LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png"}  # the suffix of each one's files
+LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png", "before": "png"}  # and their suffix
 _LEVELS = 32  # of probability
 _CLEAR, _FILL, _LINE = range(3)  # indices of an outline's palette
 _ALPHA = bytes([0, 50, 255])  # of these
-_LINE_WIDTH = {"truth": 2, "mask": 1}  # pixels, so that two lines in one place are both seen
+_LINE_WIDTH = {"truth": 2, "mask": 1, "before": 1}  # pixels, so that two lines in one place are both seen
 
 
 def write(folder: Path, layer: str, tiles: np.ndarray) -> list[str]:
     """Write a layer (n, H, W) of tiles, in their order, as sheets into a folder; returns the files' names.
 
-    image: uint8, grey. truth, mask: bool, outlined on a clear ground. probability: float, dark blue to yellow, the
-    clearer the lower, so that it can lie on the image.
+    image: uint8, grey. truth, mask, before: bool, outlined on a clear ground. probability: float, dark blue to yellow,
+    the clearer the lower, so that it can lie on the image.
     """
     names = []
     for first in range(0, len(tiles), ACROSS**2):
@@ -62,4 +62,5 @@ _DRAWN = {
     "truth": lambda tiles, path: _outline("truth", SKY, tiles, path),
     "probability": _probability,
     "mask": lambda tiles, path: _outline("mask", ORANGE, tiles, path),
+    "before": lambda tiles, path: _outline("before", ORANGE, tiles, path),
 }

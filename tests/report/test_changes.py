@@ -50,6 +50,10 @@ def test_scores_before_and_after_are_those_of_the_formula(judged):
     assert [score(*pair) for pair in zip(judged.masks, true, strict=True)] == pytest.approx(judged.scores)
     first = judged.changes.groupby("tile")["before"].first()
     assert [score(prob[tile] > 0.5, true[tile]) for tile in first.index] == pytest.approx(first)
+    for mask, change in zip(judged.before, judged.changes.itertuples(), strict=True):
+        assert score(mask, true[change.tile]) == pytest.approx(change.before)
+        if change.rule == "threshold 0.40":
+            np.testing.assert_array_equal(mask, prob[change.tile] > 0.5)
     last = judged.changes.groupby("tile")["after"].last()
     assert judged.scores[last.index] == pytest.approx(last)
     table = changes.by_rule(judged.changes, len(judged.ids)).set_index("rule")
@@ -60,6 +64,18 @@ def test_scores_before_and_after_are_those_of_the_formula(judged):
 
 def test_what_stands_at_one_half_has_no_parts():
     assert list(changes.parts_of(Decision())) == []
+
+
+def test_the_mask_before_a_rule_is_the_one_that_it_mended(judged):
+    own = dict(zip(judged.changes["rule"], zip(judged.before, judged.changes["tile"], strict=True), strict=True))
+    for rule, planted in (("components under 20 pixels", np.s_[:3, :3]), ("holes under 100 pixels", np.s_[97, 50])):
+        before, tile = own[rule]
+        lost = before != judged.masks[tile]
+        assert lost[planted].all()
+        assert np.count_nonzero(lost) == lost[planted].size
+    before, tile = own["full-empty"]
+    assert before.all()
+    assert not judged.masks[tile].any()
 
 
 def test_a_mosaic_rule_is_the_last_part_and_needs_its_placement(tmp_path):

@@ -99,6 +99,7 @@
   };
 
   // ---- a tile's picture: a window on a sheet for each layer
+  // place: of the tile; of the change where the layer is what was before it
   const layer = (name, place) => {
     const cell = place % across ** 2;
     const [x, y] = [cell % across, Math.floor(cell / across)].map((n) => `${(100 * n) / (across - 1)}%`);
@@ -151,21 +152,28 @@
       facts.id[place] + (stand < 0 ? "" : ` (${(stand + 1).toLocaleString("en")} of ${order.length.toLocaleString("en")})`);
     document.getElementById("previous").disabled = stand <= 0;
     document.getElementById("next").disabled = stand < 0 || stand === order.length - 1;
-    const panel = (className, names, ...title) =>
-      make("figure", {}, make("span", { className }, ...names.map((name) => layer(name, place))), make("figcaption", {}, ...title));
+    const panel = (className, layers, ...title) =>
+      make("figure", {}, make("span", { className }, ...layers), make("figcaption", {}, ...title));
+    const of = (...names) => names.map((name) => layer(name, place));
     const swatch = (name) => make("span", { className: `swatch ${name}` });
-    const panels = [panel("art", STACK, `With the layers chosen above, or by the keys ${Object.keys(LAYERS).filter((name) => sheets[name]).map((name) => LAYERS[name]).join(", ")}`)];
+    const panels = [panel("art", of(...STACK), `With the layers chosen above, or by the keys ${Object.keys(LAYERS).filter((name) => sheets[name]).map((name) => LAYERS[name]).join(", ")}`)];
     if (sheets.mask) {
-      panels.push(panel("art fixed", ["image", "truth", "mask"], swatch("truth"), " truth, ", swatch("mask"), " predicted mask"),
-        panel("art fixed", ["probability"], "Probability of salt: 0 ", swatch("probability"), " 1"));
+      panels.push(panel("art fixed", of("image", "truth", "mask"), swatch("truth"), " truth, ", swatch("mask"), " predicted mask"),
+        panel("art fixed", of("probability"), "Probability of salt: 0 ", swatch("probability"), " 1"));
     }
     document.getElementById("panels").replaceChildren(...panels);
     const known = Object.entries(FACTS).filter(([name]) => facts[name] && facts[name][place] !== null);
     document.getElementById("facts").replaceChildren(...known.map(([name, [label, text]]) =>
       make("div", {}, make("dt", { textContent: label }), make("dd", { textContent: text(facts[name][place]) }))));
-    const own = changes.filter(([tile]) => tile === place).map(([, rule, before, after]) =>
-      make("p", { textContent: `Changed by ${rules[rule]}: score ${before.toFixed(2)} to ${after.toFixed(2)}` }));
-    document.getElementById("changes").replaceChildren(...own);
+    const own = [...changes.keys()].filter((change) => changes[change][0] === place);
+    document.getElementById("changes").replaceChildren(...own.map((change, nth) => {
+      const [, rule, before, after] = changes[change];
+      const then = nth + 1 < own.length ? layer("before", own[nth + 1]) : layer("mask", place); // what the next one met
+      return make("section", {}, make("p", { textContent: `Changed by ${rules[rule]}: score ${before.toFixed(2)} to ${after.toFixed(2)}` }),
+        make("div", { className: "panels" },
+          panel("art fixed", [...of("image", "truth"), layer("before", change)], swatch("truth"), " truth, ", swatch("mask"), " mask before"),
+          panel("art fixed", [...of("image", "truth"), then], swatch("truth"), " truth, ", swatch("mask"), " mask after")));
+    }));
   };
 
   const step = (by) => {
