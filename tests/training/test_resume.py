@@ -170,7 +170,7 @@ ON_UNLABELLED = tiny_recipe(
     *("stages.1.consistency=co-training", "stages.1.optimiser=adamw", "stages.1.epochs=2"),
     *("stages.2.consistency=co-training", "stages.2.average=false", "stages.2.ema=0.8", "stages.2.schedule=cosine"),
     *("stages.2.cycles=2", "stages.2.snapshots=2", "stages.2.loss=0.3*bce + 0.7*lovasz_elu"),
-    *("data.channels=grey+depth+y", "data.fit=pad-random", "data.augment=heng"),
+    *("data.channels=grey+depth+y", "data.fit=pad-random", "data.size=112", "data.augment=heng"),
     *("net.decoder=salt", "salt.dropout=0.3", "salt.deep=0.1", "salt.empty=0.05", "salt.gating=true"),
 )
 
@@ -192,9 +192,9 @@ def test_asked_to_stop_while_unlabelled_tiles_teach_it_goes_on(on_unlabelled, tm
     assert pd.read_csv(run.fold(0) / "history.csv")["consistency"].notna().all()
 
 
-# mirror, affine map, contrast and blur of whole batches; small, as the nets are not what it is about
+# mirror, affine map, contrast and blur of whole batches
 IN_BATCHES = tiny_recipe(
-    *("data.augment=default", "data.sampling=coverage", "data.channels=grey+depth", "data.fit=resize", "data.size=64"),
+    *("data.augment=default", "data.sampling=coverage", "data.channels=grey+depth"),
     *("stages.0.epochs=1", "stages.1.epochs=0.5", "stages.2.epochs=0.5"),
 )
 
