@@ -1,6 +1,7 @@
 """Probabilities of tiles from nets, averaged over test-time augmentations, in batches of bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from kit.errors import InputError
 from kit.nets.heads import Outputs
 from kit.nets.model import TileNet
 
+CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 # each view of a tile is made before the net and undone on its logits; undo(make(x)) is x
 View = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
@@ -81,13 +83,32 @@ def mean_probability(
     mean = Prediction(np.zeros(images.shape, np.float32), np.zeros(len(images), np.float32))
     for weight, net in nets:
         first = 0
-        for part in predictions(net, images, tta, depth if net.needs_depth else None):
-            rows = slice(first, first + len(part.prob))
-            mean.prob[rows] += weight * part.prob
-            mean.empty[rows] += weight * part.empty
-            first = rows.stop
-            done(len(part.prob))
+        with cast_once(net):
+            for part in predictions(net, images, tta, depth if net.needs_depth else None):
+                rows = slice(first, first + len(part.prob))
+                mean.prob[rows] += weight * part.prob
+                mean.empty[rows] += weight * part.empty
+                first = rows.stop
+                done(len(part.prob))
     return mean
+
+
+@contextmanager
+def cast_once(net: TileNet) -> Iterator[None]:
+    """Keep the weights in the type that autocast makes of them at each pass: sooner done, and the same to the bit.
+
+    Those of plain convolutions and linear layers; others may compute with theirs in float32 first.
+    """
+    layers = [module for module in net.modules() if type(module) in CAST] if net.precision else []
+    weights = [p for layer in layers for p in (layer.weight, layer.bias) if isinstance(p, nn.Parameter)]
+    whole = [p.data for p in weights]
+    try:
+        for p in weights:
+            p.data = p.data.to(net.precision)
+        yield
+    finally:
+        for p, data in zip(weights, whole, strict=True):
+            p.data = data
 
 
 def _logits(net: nn.Module, tiles: Tensor, *depth: Tensor) -> tuple[Tensor, Tensor]:

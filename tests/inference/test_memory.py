@@ -18,7 +18,7 @@ CHUNK = 100
 class Net(nn.Module):
     """Logits are the grey levels."""
 
-    needs_depth = False
+    needs_depth, precision = False, None
 
     def __init__(self):
         super().__init__()

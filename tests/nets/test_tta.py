@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from kit.errors import InputError
+from kit.nets import model
 from kit.nets.heads import Outputs
 from kit.nets.model import TileNet
-from kit.nets.tta import TTA, Prediction, mean_probability, predictions
+from kit.nets.tta import TTA, Prediction, cast_once, mean_probability, predictions
 
 
 class Pointwise(nn.Module):
@@ -71,6 +72,8 @@ def test_an_unknown_name_lists_the_known_ones():
 class Dark(TileNet):
     """Logits are the grey levels; calls a tile empty whose left half is dark."""
 
+    precision = None
+
     def __init__(self, gating=False, needs_depth=False):
         nn.Module.__init__(self)
         self.shift = nn.Parameter(torch.tensor(100.0))
@@ -123,3 +126,22 @@ def test_nets_are_averaged_by_their_weights_and_get_depths_where_they_need_them(
     halves = [each[:, :, :50].mean((1, 2)) for each in (LEVELS, brighter)]
     np.testing.assert_allclose(mean.empty, 0.25 * sigmoid(-halves[0]) + 0.75 * sigmoid(-halves[1]), atol=1e-6)
     assert sum(told) == 2 * len(IMAGES)
+
+
+@pytest.mark.parametrize("decoder", ["dynamic", "salt"])
+def test_weights_that_are_cast_beforehand_predict_the_same_and_are_whole_again(decoder):
+    torch.manual_seed(0)
+    net = model.build(encoder="test_resnet.r160_in1k", decoder=decoder, pretrained=False, size=64, fit="resize",
+                      precision="bfloat16").eval()  # fmt: skip
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    at_each_pass = whole(net, IMAGES[:9], "hflip").prob
+    with cast_once(net):
+        assert {torch.bfloat16} < {p.dtype for p in net.parameters()}
+        np.testing.assert_array_equal(whole(net, IMAGES[:9], "hflip").prob, at_each_pass)
+    np.testing.assert_array_equal(mean_probability([(1.0, net)], IMAGES[:9], "hflip").prob, at_each_pass)
+    with pytest.raises(ZeroDivisionError):
+        mean_probability([(1.0, net)], IMAGES[:9], "none", done=lambda tiles: 1 / 0)
+    after = net.state_dict()
+    assert all(
+        after[name].dtype == tensor.dtype and torch.equal(after[name], tensor) for name, tensor in before.items()
+    )
