@@ -4,11 +4,13 @@ python scripts/train.py --arch resnet34
 python scripts/train.py --arch seresnext50_32x4d --fold all --time-budget 6h --run se50
 python scripts/train.py --run se50 --resume
 python scripts/train.py --pretext --arch resnet34 --no-pretrained --run p
+accelerate launch --multi_gpu scripts/train.py --arch resnet34 --run big      # one fold on all GPUs, or with torchrun
 """
 
 import _path  # noqa: F401
 
 from kit import cli
+from kit.training import launch
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def main() -> None:
     add("--resume", action="store_true", help="go on with --run (default: the latest) where it was cut")
     add("--tensorboard", action="store_true", help="also log to runs/NAME/fold_K/tensorboard")
     args = parser.parse_args()
+    launch.check(args)
     if args.list:
         from kit import measured
 
@@ -52,7 +55,7 @@ def main() -> None:
     else:
         from kit.inference import rounds
 
-        rounds.train(args)
+        launch.together(rounds.train, args)
 
 
 if __name__ == "__main__":

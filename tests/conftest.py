@@ -23,7 +23,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 LONGEST = (
-    *("test_scripts.py", "test_resume.py", "test_sweep.py", "test_kernel_run.py", "test_parallel.py"),
+    *("test_scripts.py", "test_resume.py", "test_sweep.py", "test_kernel_run.py", "test_parallel.py", "test_team.py"),
     *("test_tutorial.py", "test_browser.py", "test_micro_batches.py", "test_recipes.py"),
 )
 

@@ -35,7 +35,7 @@ class Gallery:
     name: str
     question: str
     tiles: pd.DataFrame  # a row for each, as of kit.report.gallery, in the order of the page
-    layers: dict[str, np.ndarray]  # of kit.report.sprites.LAYERS, (n, H, W) each, in the order of the tiles
+    layers: dict[str, np.ndarray]  # image, truth, probability, mask: (n, H, W) each, in the order of the tiles
     changes: pd.DataFrame  # as of kit.report.changes.Judged
     before: np.ndarray  # (changes, H, W) bool, as of the same
     note: str = ""

@@ -10,7 +10,7 @@ from scipy import ndimage
 from kit.report.figures.style import ORANGE, SKY
 
 ACROSS = 10  # tiles in a row of a sheet, and rows
-LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png", "before": "png"}  # and their suffix
+LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png", "before": "png"}  # their files' suffix
 _LEVELS = 32  # of probability
 _CLEAR, _FILL, _LINE = range(3)  # indices of an outline's palette
 _ALPHA = bytes([0, 50, 255])  # of these

@@ -32,7 +32,8 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
 
     def kind(stage: Stage) -> tuple:
         """Steps of one kind are taken to cost the same."""
-        return min(stage.bs, drawn(stage)), stage.consistency, stage.ema > 0, stage.freeze, stage.at_once
+        bs = min(stage.bs, drawn(stage))
+        return bs, stage.loss, stage.consistency, stage.ema > 0, stage.freeze, stage.at_once
 
     step = {key: _step_seconds(learn, recipe, stage) for key, stage in
             {kind(stage): stage for stage in recipe.stages if drawn(stage)}.items()}  # fmt: skip
@@ -62,8 +63,8 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
         )
     steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), train.n_tiles, train.n_pseudo))
     rates = ", ".join(
-        f"{seconds:.3f} s a step of {bs} tiles{'' if added == 'none' else f' with {added}'}"
-        for (bs, added, *_), seconds in step.items()
+        f"{seconds:.3f} s a step of {bs} tiles with {loss}{'' if added == 'none' else f' and {added}'}"
+        for (bs, loss, added, *_), seconds in step.items()
     )
     print(f"time budget: {rates}, so {steps:,} steps ({low:.2f} epochs)")
     return replace(recipe.scaled(low), time_budget=f"{budget:g}s a fold")

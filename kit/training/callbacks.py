@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from kit.errors import InputError
 from kit.recipe import Recipe
-from kit.training import checkpoint, score
+from kit.training import checkpoint, score, team
 from kit.training.checkpoint import State
 from kit.training.optimisers import MOMENTUM
 from kit.training.schedules import CYCLIC, SCHEDULES, Epoch, Position, Rate, monitored, stalled
@@ -47,7 +47,8 @@ class Conductor(Callback):
         if not self.training:
             return
         # seeding by the step is what makes a resumed training equal an uninterrupted one, dropout included
-        seed = np.random.SeedSequence((self.recipe.seed, self.now.number, self.state.step, 3)).generate_state(1)
+        key = self.recipe.seed, self.now.number, self.state.step, 3
+        seed = np.random.SeedSequence(key, spawn_key=team.own_key()).generate_state(1)
         torch.manual_seed(int(seed[0]))
         rate = self._rate(self.state.step)
         own = MOMENTUM[self.stage.optimiser]
@@ -106,7 +107,7 @@ class Journal(Callback):
             self.state.step += 1
             if self.state.step % LOOK_AT_LOSS[self.loss_sum.device.type] == 0:
                 self._check_loss()
-        if self.stop.asked:
+        if self.stop.agreed():
             self._check_loss()
             self._check_weights()
             self.save()
@@ -180,7 +181,10 @@ class Journal(Callback):
 
 
 class StopRequest:
-    """Whether Ctrl-C or SIGTERM has asked the training to save and stop; a second one stops at once."""
+    """Whether Ctrl-C or SIGTERM has asked the training to save and stop; a second one stops at once if `hasty`."""
+
+    # not where another process starts and ends this one: that may ask twice, or ask what a scheduler asked already
+    hasty = True
 
     def __init__(self) -> None:
         self.signal: int = 0
@@ -189,23 +193,34 @@ class StopRequest:
     def asked(self) -> bool:
         return self.signal != 0
 
+    def agreed(self) -> bool:
+        """Whether this process was asked, or any that trains together with it: then all of them were."""
+        if team.anyone(self.asked):
+            self.signal = self.signal or signal.SIGTERM
+        return self.asked
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handler) for number, handler in self._handlers().items()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _handlers(self) -> dict[signal.Signals, Callable]:
+        return dict.fromkeys((signal.SIGINT, signal.SIGTERM), self._receive)
+
     def _receive(self, number: int, frame) -> None:
-        if self.asked:
+        if self.asked and self.hasty:
             raise KeyboardInterrupt
+        if not self.asked and team.leads():
+            again = b" (again: stop at once)" if self.hasty else b""
+            os.write(2, b"\nsaving after this batch" + again + b"\n")  # print may not be called from a handler
         self.signal = number
-        os.write(2, b"\nsaving after this batch (again: stop at once)\n")  # print may not be called from a handler
 
 
 class Progress(Callback):

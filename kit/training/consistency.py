@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastai.torch_core import norm_bias_params
+from fastai.torch_core import norm_types
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -22,6 +22,7 @@ from kit.errors import InputError
 from kit.nets.heads import Outputs
 from kit.nets.losses import bce
 from kit.recipe import Recipe, Stage
+from kit.training import team
 from kit.training.callbacks import Conductor
 from kit.training.loaders import TileLoader
 from kit.training.schedules import Epoch
@@ -76,12 +77,16 @@ class Consistency(Callback):
     def before_batch(self) -> None:
         with torch.random.fork_rng(devices=[]):  # a loader's start draws one of the numbers that belong to the step
             self.batch = [next(batch) for batch in self.batches]
+        self.agreement = torch.zeros((), device=self.learn.dls.device)
 
     def after_loss(self) -> None:
         step = self.learn.micro_batches
         agreement, further = self.losses(*map(step.part_of, self.batch))
         self.learn.loss_grad = self.learn.loss_grad + self.weight * agreement + further
-        self.state.consistency_sum = self.state.consistency_sum + agreement.detach() * step.share
+        self.agreement += agreement.detach() * step.share
+
+    def after_batch(self) -> None:
+        self.state.consistency_sum = self.state.consistency_sum + team.total(self.agreement)
 
     def losses(self, *batches: Sequence[Tensor]) -> tuple[Tensor, Tensor | float]:
         """The consistency loss, which is weighted, and a further one, which is not; of a step or of a part of one."""
@@ -147,8 +152,10 @@ def create_optimiser(learn: Learner, second: nn.Module | None) -> None:
     groups = [list(chain(*each)) for each in by_depth]
     learn.splitter = lambda _: groups
     learn.create_opt()
-    for norm in norm_bias_params(second, False).map(learn.opt.state) if second else ():
-        norm["force_train"] = True  # in a frozen encoder too, as create_opt says of the learner's own net
+    kinds = (*norm_types, nn.SyncBatchNorm)
+    norms: list[nn.Module] = [module for net in nets for module in net.modules() if isinstance(module, kinds)]
+    for p in (p for norm in norms for p in norm.parameters()):
+        learn.opt.state[p]["force_train"] = True  # in a frozen encoder too; create_opt says so of usual ones of one net
 
 
 def callback(learn: Learner, conductor: Conductor, epochs: Sequence[Epoch]) -> Consistency | None:

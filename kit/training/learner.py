@@ -30,7 +30,7 @@ from kit.nets.allocator import keep_freed_memory
 from kit.nets.heads import HeadLoss
 from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
-from kit.training import averaging, checkpoint, consistency, optimisers, pseudo, schedules, unlabelled
+from kit.training import averaging, checkpoint, consistency, optimisers, pseudo, schedules, team, unlabelled
 from kit.training.averaging import Averaging
 from kit.training.callbacks import (
     Conductor,
@@ -97,7 +97,7 @@ def make_net(recipe: Recipe) -> model.TileNet:
         options=recipe.salt,
         precision=recipe.precision,
     )
-    return net.to(device())
+    return team.synchronised(net.to(device()))
 
 
 def make_learner(
@@ -142,10 +142,13 @@ def make_learner(
         sampling=recipe.data.sampling,
         labels=labels,
     )
+    own = loaders.train.dataset
+    drawn = (schedules.tiles_drawn(stage, own.n_tiles, own.n_pseudo) for stage in recipe.stages)
+    team.check_batch(min(min(stage.bs, n) for stage, n in zip(recipe.stages, drawn, strict=True) if n))
     kinds = consistency.used(recipe)
     if kinds:
         loaders.loaders.append(unlabelled.make_loader(recipe, tiles, device(), net.needs_depth, num_workers))
-    learn = learner_of(loaders, net, first, _loss(recipe, first), TileScore())
+    learn = learner_of(loaders, net, first, loss_of(recipe, first), TileScore())
     if consistency.CO_TRAINING in kinds:
         learn.second = make_net(replace(recipe, seed=consistency.second_seed(recipe.seed)))
     return learn
@@ -199,7 +202,8 @@ def _labels(recipe: Recipe, tiles: Tiles, fold: int | None, valid_ids: list[str]
     return labels
 
 
-def _loss(recipe: Recipe, stage: Stage) -> HeadLoss:
+def loss_of(recipe: Recipe, stage: Stage) -> HeadLoss:
+    """What a stage minimises where the targets are masks."""
     return HeadLoss(losses.mix(stage.loss), recipe.salt)
 
 
@@ -286,7 +290,7 @@ def fit(
             if not ahead:
                 continue
             optimiser = saved and saved["optimiser_state"]
-            parts = begin_stage(learn, recipe, number, epochs, state, loss or _loss(recipe, stage), optimiser)
+            parts = begin_stage(learn, recipe, number, epochs, state, loss or loss_of(recipe, stage), optimiser)
             saved = None
             journal = Journal(state, folder, stop, parts[0], scaling)
             try:
@@ -296,7 +300,8 @@ def fit(
             except RuntimeError:
                 if not stop.asked:  # a SIGTERM to the whole group also ends the loader's processes
                     raise
-            if stop.asked:
+                return None
+            if stop.agreed():
                 return None
             state.epoch, state.step = ahead[-1].number + 1, 0
     return state

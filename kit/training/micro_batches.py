@@ -1,4 +1,4 @@
-"""A step whose batch goes through the net in parts, where the memory does not hold it at once."""
+"""A step whose batch goes through the net in parts: where memory does not hold it at once, or on several GPUs."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,9 +7,14 @@ import torch
 from fastai.callback.core import Callback, CancelBatchException
 from torch import Tensor
 
+from kit.training import team
+
 
 class MicroBatches(Callback):
     """Takes a step in as few equal parts as have at most the stage's `micro_bs` tiles, and adds up their gradients.
+
+    Of processes that take steps together (kit.training.team) each has a share of the batch, validation's too, and the
+    parts are of that.
 
     A part counts by its tiles, so for a loss that is a mean over tiles the step is that of the whole batch, but for
     rounding; a mean over the tiles with salt is one over those of each part. Batch-norms see a part at a time. All that
@@ -17,12 +22,17 @@ class MicroBatches(Callback):
     """
 
     order = 9.5  # behind fastai's CastToTensor; before the loss scaling, and before anything that looks at gradients
-    run_valid = False
 
     def before_batch(self) -> None:
-        tiles, at_once = len(self.learn.yb[0]), self.learn.dls.train.stage.at_once
-        self.number, self.count = 0, -(-tiles // at_once)
-        if self.count == 1:
+        self.number, self.count, self.in_parts = 0, 1, False
+        if not self.training and team.size() == 1:  # perhaps a batch without targets
+            return
+        tiles = len(self.learn.yb[0])
+        if self.training:  # as many parts in every process: a synchronised batch-norm waits for all of them
+            largest, smallest = -(-tiles // team.size()), tiles // team.size()
+            self.count = min(-(-largest // self.learn.dls.train.stage.at_once), smallest)
+        self.in_parts = self.count > 1 or len(team.part_of(self.learn.yb[0])) < tiles
+        if not self.in_parts:
             return
         self.batch = self.learn.xb, self.learn.yb
         self.part_losses: list[Tensor] = []
@@ -39,23 +49,30 @@ class MicroBatches(Callback):
 
     def part_of(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Of tensors with a row for each tile of a batch the rows that belong to the part under way."""
-        return tuple(tensor.tensor_split(self.count)[self.number] for tensor in tensors)
+        return tuple(team.part_of(tensor).tensor_split(self.count)[self.number] for tensor in tensors)
 
     @property
     def share(self) -> float:
         """How much of the batch the part under way is."""
-        return 1.0 if self.count == 1 else len(self.learn.yb[0]) / len(self.batch[1][0])
+        return len(self.learn.yb[0]) / len(self.batch[1][0]) if self.in_parts else 1.0
 
     def after_loss(self) -> None:
-        if self.count == 1:
+        if not self.in_parts:
             return
         self.learn.loss_grad = self.learn.loss_grad * self.share
         self.part_losses.append(self.learn.loss.detach() * self.share)
         self.part_logits.append(getattr(self.learn.pred, "logits", self.learn.pred).detach())
+        if not self.training:
+            self._put_together()
 
     def before_step(self) -> None:
         if self.number < self.count - 1:
             raise CancelBatchException
-        if self.count > 1:
-            self.learn.xb, self.learn.yb = self.batch
-            self.learn.loss, self.learn.pred = torch.stack(self.part_losses).sum(), torch.cat(self.part_logits)
+        if self.in_parts:
+            team.join([net for net in (self.learn.model, self.learn.second) if net])
+            self._put_together()
+
+    def _put_together(self) -> None:
+        self.learn.xb, self.learn.yb = self.batch
+        self.learn.loss = team.total(torch.stack(self.part_losses).sum())
+        self.learn.pred = team.whole(torch.cat(self.part_logits), len(self.learn.yb[0]))

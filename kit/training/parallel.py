@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from kit.data.tiles import Tiles
 from kit.recipe import Recipe
 from kit.runs import Run
 from kit.training import fold as one
+from kit.training import team
 from kit.training.callbacks import StopRequest
 
 MARK = "\x1e"  # ASCII's record separator
@@ -42,6 +43,8 @@ def devices() -> list[str]:
 
 def at_once(folds: int) -> int:
     """How many of so many folds are trained at a time."""
+    if team.size() > 1:  # all GPUs are taken by each fold
+        return 1
     return max(1, min(len(devices()), folds))
 
 
@@ -78,7 +81,8 @@ def train_folds(
     tensorboard: bool = False,
     learner: Learner | None = None,
 ) -> bool:
-    """kit.training.fold.train_folds on as many GPUs as there are: on one, or none, it is just that.
+    """kit.training.fold.train_folds on as many GPUs as there are: on one, or none, it is just that, and in processes
+    that take each step together as well.
 
     On several, the run directory has to hold the recipe and the folds already. data: the folder of the tiles; resume:
     the run that --resume goes on with. A fold that fails leaves the others alone; at the end one line names it, and the
@@ -88,6 +92,7 @@ def train_folds(
     todo = [fold for fold in which if fold not in finished]
     count = at_once(len(todo))
     if count == 1:
+        team.announce(team.Job(run.path.resolve(), which, data.resolve()))
         return one.train_folds(run, recipe, tiles, folds, which, tensorboard, learner)
     gc.collect()  # what was made to check the recipe is in the way of the process on the first GPU
     torch.cuda.empty_cache()
@@ -125,6 +130,21 @@ class Crew(StopRequest):
         """Train these folds, each in turn on the device that is free first, and give back those that failed."""
         with self.listening(), ThreadPoolExecutor(len(self.devices)) as threads:
             return [failure for failure in threads.map(self._train, names) if failure]
+
+    def _handlers(self) -> dict[signal.Signals, Callable]:
+        return super()._handlers() | {signal.SIGTSTP: self._pause}
+
+    def _pause(self, number: int, frame) -> None:
+        """Ctrl-Z reaches this process alone: the others stop with it, and go on with it."""
+        self._send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # until SIGCONT
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: int) -> None:
+        """Each process is a group with its loaders."""
+        for process in tuple(self.processes):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, number)
 
     def _receive(self, number: int, frame) -> None:
         again, self.signal = self.asked, number

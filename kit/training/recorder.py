@@ -1,4 +1,7 @@
-"""fastai's Recorder, but losses stay on the device until a fit ends: its own copies each of them, and waits."""
+"""fastai's Recorder, but losses stay on the device until a fit ends: its own copies each of them, and waits.
+
+Nor are they gathered where several processes train together: a loss is that of all of them already (kit.training.team).
+"""
 
 import torch
 from fastai.learner import AvgLoss, AvgSmoothLoss, Learner, Recorder
@@ -27,7 +30,7 @@ class DeviceLoss(AvgLoss):
 
     def accumulate(self, learn: Learner) -> None:
         tiles = find_bs(learn.yb)
-        self.total = self.total + learn.to_detach(learn.loss.mean(), cpu=False) * tiles
+        self.total = self.total + learn.to_detach(learn.loss.mean(), cpu=False, gather=False) * tiles
         self.count += tiles
 
 
@@ -37,6 +40,6 @@ class DeviceSmoothLoss(AvgSmoothLoss):
     val: torch.Tensor
 
     def accumulate(self, learn: Learner) -> None:
-        loss = learn.to_detach(learn.loss.mean(), cpu=False)
+        loss = learn.to_detach(learn.loss.mean(), cpu=False, gather=False)
         self.val = torch.lerp(loss, self.val if self.count else torch.zeros_like(loss), self.beta)
         self.count += 1

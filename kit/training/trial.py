@@ -7,9 +7,12 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 
+from kit.errors import InputError
+from kit.nets.heads import HeadLoss
 from kit.recipe import Recipe, Stage
+from kit.training import team
 from kit.training.checkpoint import State
-from kit.training.learner import begin_stage, device
+from kit.training.learner import begin_stage, device, loss_of
 from kit.training.schedules import plan
 
 
@@ -18,7 +21,10 @@ def run(learn: Learner, recipe: Recipe, stage: Stage, watch: Callback) -> None:
 
     That is weights and batch-norm statistics of both nets, no gradients, no optimiser, the loss scale, the loader's
     place and torch's random numbers, also where the steps raise. To be called before the training has begun.
+    Raises InputError where other processes would have to take these steps too.
     """
+    if team.size() > 1:
+        raise InputError("steps are tried in one process: leave out --time-budget and --bs auto, or the launcher")
     nets = [net for net in (learn.model, learn.second) if net]
     # on the host: a device that is nearly full has no room for copies
     weights = [{name: tensor.to("cpu", copy=True) for name, tensor in net.state_dict().items()} for net in nets]
@@ -26,11 +32,12 @@ def run(learn: Learner, recipe: Recipe, stage: Stage, watch: Callback) -> None:
     scaling = getattr(learn, "loss_scaling", None)
     scaler = scaling and copy.deepcopy(scaling.scaler)
     alone = replace(recipe, stages=(replace(stage, epochs=1.0, cycles=1),))
+    loss = loss_of(recipe, stage) if isinstance(loss_func, HeadLoss) else loss_func  # targets that are no masks
     epochs = plan(alone, loader.dataset.n_tiles, loader.dataset.n_pseudo)
     gpus = [torch.cuda.current_device()] if device() == "cuda" else []
     try:
         with torch.random.fork_rng(devices=gpus), learn.no_bar(), learn.no_logging():
-            learn.fit(1, cbs=[*begin_stage(learn, alone, 0, epochs, State(), loss_func), watch])
+            learn.fit(1, cbs=[*begin_stage(learn, alone, 0, epochs, State(), loss), watch])
     finally:
         for net, before in zip(nets, weights, strict=True):
             net.load_state_dict(before)

@@ -16,6 +16,7 @@ from kit import cli
 from kit import recipe as recipes
 from kit.data import tiles as tile_files
 from kit.runs import RECIPE, Run
+from kit.training.callbacks import StopRequest
 from kit.training.fold import train_folds
 from kit.training.learner import make_learner
 from kit.training.parallel import MARK
@@ -42,6 +43,7 @@ def main() -> None:
     path, name, data, *tensorboard = sys.argv[1:]
     fold = None if name == "none" else int(name)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    StopRequest.hasty = False
     run = Run(path)
     recipe, tiles = recipes.load(str(run / RECIPE)), tile_files.load(Path(data))
     table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)

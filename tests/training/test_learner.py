@@ -16,9 +16,8 @@ from safetensors.torch import load_file, save_file
 from kit.errors import InputError
 from kit.runs import Run, read_json
 from kit.scoring.metric import average_precision, mean_average_precision
-from kit.training import budget, command, learner
+from kit.training import command, learner
 from kit.training.fold import load_nets, train_folds
-from kit.training.schedules import plan
 from tests.small import easy_tiles, tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -243,15 +242,6 @@ def test_tensorboard_gets_the_history(tmp_path):
         assert [event.value for event in events.Scalars(key)] == pytest.approx([row[key] for row in state.rows])
 
 
-def test_timing_the_first_steps_leaves_the_weights_alone():
-    recipe = tiny_recipe("data.channels=grey+depth+y", "stages.0.ema=0.9", "stages.0.normalise=true")
-    learn = learner.make_learner(recipe, TILES, 0)
-    before = {key: tensor.clone() for key, tensor in learn.model.state_dict().items()}
-    assert budget.fit_to(recipe, learn, 60).epochs > 0
-    after = learn.model.state_dict()
-    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
-
-
 def test_float16_scales_its_loss_for_every_way_of_training():
     learn = learner.make_learner(tiny_recipe("precision=float16"), TILES, 0)
     with learn.no_bar(), learn.no_logging():
@@ -259,35 +249,6 @@ def test_float16_scales_its_loss_for_every_way_of_training():
     scale = learn.loss_scaling.scaler.get_scale()
     assert scale > 1
     assert all(tensor.isfinite().all() for tensor in learn.model.state_dict().values())
-
-
-SNAPSHOTS = ("stages.2.average=false", "stages.2.ema=0.9", "stages.2.schedule=cosine", "stages.2.snapshots=2")
-
-
-@pytest.mark.parametrize("allowed", [30, 100, 1000])
-@pytest.mark.parametrize(
-    ("settings", "last_step", "looks"), [((), 0.5, 8 * 3 + 8 * 2 + 24), (SNAPSHOTS, 0.6, 8 * 5 + 8 * 4)]
-)
-def test_a_time_budget_is_spent_and_not_passed(monkeypatch, settings, last_step, looks, allowed):
-    """At 0.5 s a step, 0.6 s one with an average, 0.1 s a look at a tile, counted by hand; stages keep their shares.
-
-    After the training: a look for each of last, best, averaged and the snapshots, two views out of fold of the weights
-    that take longest, and one for the batch-norms over the training tiles where weights of epochs were averaged.
-    """
-    monkeypatch.setattr(budget, "_step_seconds", lambda learn, recipe, stage: 0.6 if stage.ema else 0.5)
-    monkeypatch.setattr(budget, "_look_seconds", lambda learn: 0.1)
-    monkeypatch.setattr(budget, "_save_seconds", lambda learn: 0.2)
-    recipe, learn = tiny_recipe(*settings), learner.make_learner(tiny_recipe(), TILES, 0)
-    fitted = budget.fit_to(recipe, learn, allowed)
-    epochs = plan(fitted, 24)
-    after = 0.1 * looks + 0.2
-    steps = sum(epoch.steps * (last_step if epoch.stage == 2 else 0.5) for epoch in epochs)
-    spent = steps + (0.1 * 8 + 0.2) * len(epochs) + after
-    assert 0.8 * allowed < spent <= (1 - budget.RESERVE) * allowed
-    shares = [stage.epochs / fitted.epochs for stage in fitted.stages]
-    assert shares == pytest.approx([stage.epochs / recipe.epochs for stage in recipe.stages])
-    with pytest.raises(InputError, match="too short"):
-        budget.fit_to(recipe, learn, 5)
 
 
 def test_mistakes_are_refused_before_anything_is_trained():

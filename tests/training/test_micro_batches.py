@@ -153,7 +153,7 @@ def test_the_time_budget_times_every_part():
 RESUMED = tiny_recipe(
     *("stages.0.micro_bs=2", "stages.1.micro_bs=3", "stages.2.micro_bs=4", "stages.2.epochs=1"),
     *("stages.0.consistency=mean-teacher", "stages.0.ema=0.9", "stages.1.consistency=co-training"),
-    *("net.decoder=salt", "salt.dropout=0.3", "salt.empty=0.05", "data.fit=pad-random"),
+    *("net.decoder=salt", "salt.dropout=0.3", "salt.empty=0.05", "data.fit=pad-random", "data.size=112"),
 )
 
 

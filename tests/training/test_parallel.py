@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,7 @@ from kit.data import tiles as tile_files
 from kit.machine import cpus
 from kit.runs import Run, read_json
 from kit.training import checkpoint, command, parallel
+from kit.training.callbacks import StopRequest
 from kit.training.learner import make_folds
 from tests.small import TINY, tiny_recipe
 
@@ -277,6 +278,44 @@ time.sleep(600)
     assert crew.asked
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "saved"]
     assert time.monotonic() - started < 120
+
+
+def state(pid: int) -> str:
+    """The letter that Linux has for what a process does: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_ctrl_z_stops_the_folds_with_the_process_that_shows_them_and_both_go_on(tmp_path):
+    """That process is another one here, as the tests may not be stopped."""
+    script = f"""
+import sys
+from tests.training.test_parallel import Scripts
+waits = "import os, time; open({str(tmp_path / "pid")!r}, 'w').write(str(os.getpid())); time.sleep(2)"
+print(Scripts({{"0": waits}}, 1).train(["0"]))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    try:
+        assert wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+        pids = parent.pid, int((tmp_path / "pid").read_text())
+        parent.send_signal(signal.SIGTSTP)
+        assert wait_until(lambda: [state(pid) for pid in pids] == ["T", "T"], seconds=30)
+        parent.send_signal(signal.SIGCONT)
+        assert parent.communicate(timeout=60)[0] == "[]\n"
+    finally:
+        parent.kill()
+
+
+@pytest.mark.parametrize("hasty", [True, False])
+def test_a_second_request_stops_at_once_but_not_what_another_process_ends(monkeypatch, capfd, hasty):
+    monkeypatch.setattr(StopRequest, "hasty", hasty)
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt) if hasty else nullcontext():
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err.count("saving after this batch") == 1
 
 
 @pytest.mark.parametrize(

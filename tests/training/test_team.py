@@ -1,0 +1,188 @@
+"""One fold trained by two processes that a launcher starts, beside one process with the same batches."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+
+from kit.data import demo
+from kit.nets import model
+from kit.runs import Run
+from kit.training import consistency, learner, team
+from tests.small import TINY, easy_tiles, tiny_recipe
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+# no batch-norm; batches that two processes cannot halve, in parts that cannot be equal
+PLAIN = """
+source = "the tests: a net without batch-norm"
+precision = "float32"
+[data]
+size = 64
+fit = "resize"
+folds = 4
+[net]
+encoder = ""
+decoder = "capstone-tiny"
+pretrained = false
+[salt]
+width = 3
+[[stages]]
+epochs = 12
+loss = "bce"
+lr = 5e-2
+bs = 7
+optimiser = "sgd"
+[[stages]]
+epochs = 4
+loss = "0.3*bce + 0.7*lovasz_elu"
+lr = 5e-3
+bs = 5
+micro_bs = 2
+optimiser = "sgd"
+schedule = "plateau"
+average = true
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A user's folder with data/ and a recipe."""
+    path = tmp_path_factory.mktemp("home")
+    demo.write(path / "data", n_train=40, n_test=12, seed=3)
+    (path / "plain.toml").write_text(PLAIN)
+    return path
+
+
+def begin(home: Path, *flags: str, launched: bool = True) -> subprocess.Popen:
+    command = [sys.executable, *(LAUNCHER if launched else []), str(ROOT / "scripts/train.py"), *flags]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KIT_")}
+    return subprocess.Popen(command, cwd=home, env=environment | {"OMP_NUM_THREADS": "1"}, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+def train(home: Path, *flags: str, launched: bool = True) -> tuple[int, str, str]:
+    process = begin(home, *flags, launched=launched)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def trained(home: Path, name: str, *flags: str, launched: bool = True) -> Run:
+    code, out, err = train(home, "--run", name, *flags, launched=launched)
+    assert code == 0, err
+    assert out.count("fold 0: score") == 1  # the leader's alone
+    return Run(home / "runs" / name)
+
+
+@pytest.fixture(scope="module")
+def together(home):
+    return trained(home, "together", "--recipe", "plain.toml")
+
+
+def differences(one: Run, other: Run) -> dict[str, float]:
+    """The largest difference of any number in the weights of fold 0 of two runs, and in its history."""
+    found = {}
+    for path in sorted((one.fold(0)).glob("*.safetensors")):
+        own, others = load_file(path), load_file(other.fold(0) / path.name)
+        assert own.keys() == others.keys()
+        found[path.name] = max(float(np.abs(own[key] - others[key].astype(float)).max()) for key in own)
+    own, others = (pd.read_csv(run.fold(0) / "history.csv").drop(columns="seconds") for run in (one, other))
+    assert own["loss"].tolist() == others["loss"].tolist()
+    numbers = [history.drop(columns="loss") for history in (own, others)]
+    found["history.csv"] = float((numbers[0] - numbers[1]).abs().max(axis=None))
+    return found
+
+
+@pytest.mark.slow
+def test_without_batch_norm_two_processes_train_as_one_does(home, together):
+    alone = trained(home, "alone", "--recipe", "plain.toml", launched=False)
+    found = differences(alone, together)
+    assert {"best.safetensors", "last.safetensors", "averaged.safetensors"} <= found.keys()
+    assert max(found.values()) < 1e-5, found
+    own, others = (np.load(run / "oof.npy").astype(float) for run in (alone, together))
+    assert np.abs(own - others).max() < 1e-3  # float16
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_together_it_ends_where_it_would_have(home, together):
+    process = begin(home, "--run", "cut", "--recipe", "plain.toml")
+    saved = home / "runs/cut/fold_0/resume.pt"
+    while not saved.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=600)
+    assert "go on with: python scripts/train.py --run cut --resume" in out
+    assert not (home / "runs/cut/scores.json").exists()
+    cut = trained(home, "cut", "--resume")
+    assert set(differences(cut, together).values()) == {0.0}
+    np.testing.assert_array_equal(np.load(cut / "oof.npy"), np.load(together / "oof.npy"))
+
+
+@pytest.mark.slow
+def test_with_batch_norm_a_teacher_and_averages_it_is_as_good_as_one_process(home):
+    flags = ["--recipe", str(TINY), "--epochs", "12", "--set", "stages.0.ema=0.9"]
+    flags += ["--set", "stages.0.consistency=mean-teacher", "--set", "precision=float32"]
+    one, two = trained(home, "one", *flags, launched=False), trained(home, "two", *flags)
+    histories = [pd.read_csv(run.fold(0) / "history.csv") for run in (one, two)]
+    np.testing.assert_allclose(histories[0]["train_loss"][0], histories[1]["train_loss"][0], rtol=0.05)
+    np.testing.assert_allclose(histories[0]["consistency"][1], histories[1]["consistency"][1], rtol=0.5)
+    assert abs(histories[0]["valid_accuracy"].iloc[-1] - histories[1]["valid_accuracy"].iloc[-1]) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--recipe", "absent"], "absent"),
+        (["--recipe", "plain.toml", "--bs", "1"], "a batch of 1 tiles is too small for 2 processes"),
+        (["--recipe", "plain.toml", "--time-budget", "60m"], "leave out --time-budget"),
+        (["--pretext"], "--pretext is for one process"),
+    ],
+)
+def test_refusals_come_once_and_leave_nothing(home, flags, words):
+    before = sorted((home / "runs").glob("*"))
+    code, _, err = train(home, "--run", "refused", *flags)
+    assert code != 0
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert words in lines[0]
+    assert sorted((home / "runs").glob("*")) == before
+
+
+# activations in timm's own batch-norms, and behind torch's
+@pytest.mark.parametrize("encoder", ["mobilenetv3_small_050", "test_resnet.r160_in1k"])
+def test_a_net_whose_batch_norms_are_synchronised_is_the_same_net(monkeypatch, encoder):
+    torch.manual_seed(0)
+    net = model.build(encoder=encoder, decoder="salt", pretrained=False, size=64, fit="resize", precision="float32")
+    before = net.eval()(torch.from_numpy(easy_tiles(2, 1).train_images))
+    with monkeypatch.context() as patch:
+        patch.setattr(team, "size", lambda: 2)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        synchronised = team.synchronised(net)
+    norms = [module for module in synchronised.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    torch.testing.assert_close(synchronised.eval()(torch.from_numpy(easy_tiles(2, 1).train_images)), before)
+
+
+def test_synchronised_batch_norms_learn_in_a_frozen_encoder_as_usual_ones_do():
+    learn = learner.make_learner(tiny_recipe(), easy_tiles(), 0)
+    learn.model = convert_sync_batchnorm(learn.model)
+    consistency.create_optimiser(learn, None)
+    learn.opt.freeze_to(-1)
+    frozen = [p for group in learn.model.parameter_groups()[:-1] for p in group if not p.requires_grad]
+    norms = [module for module in learn.model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert frozen
+    assert norms
+    assert all(p.requires_grad for norm in norms for p in norm.parameters())
