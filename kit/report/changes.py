@@ -15,7 +15,7 @@ from kit.scoring.metric import average_precision
 from kit.scoring.mosaic_gain import Neighbours
 from kit.scoring.postprocess import CHUNK
 
-COLUMNS = ["tile", "rule", "before", "after"]
+COLUMNS = ["tile", "rule", "before", "after", "added", "removed", "left"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,11 @@ class Judged:
     prob: np.ndarray  # (n, H, W) float16, memory-mapped
     masks: np.ndarray  # (n, H, W) bool, mosaic rules included where they can be
     scores: np.ndarray  # float
-    changes: pd.DataFrame  # tile (0 .. n-1), rule, before, after: scores of each tile whose mask a rule changed; the
-    # categories of `rule` are all parts of the decision in their order; of one tile in the order that they happened
+    changes: pd.DataFrame  # a row for each tile whose mask a rule changed, those of one tile in the order that they
+    # happened: tile (0 .. n-1), rule, before, after (scores), added, removed, left (pixels of salt, the last after
+    # it); the categories of `rule` are all parts of the decision in their order
     before: np.ndarray  # (changes, H, W) bool, the tile's mask before each change
+    flipped: np.ndarray  # (changes, H, W) bool, the pixels that it changed
 
 
 def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
@@ -63,10 +65,10 @@ def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
         after = near.replaced(masks, list(ids), [rule])
         changes += _put(rule, after, masks, scores, tiles.masks[rows], 0)
     table = pd.DataFrame([told for told, _ in changes], columns=COLUMNS)
-    table = table.astype({"tile": int, "before": float, "after": float})
+    table = table.astype({name: float if name in ("before", "after") else int for name in COLUMNS if name != "rule"})
     table["rule"] = pd.Categorical(table["rule"], [*(name for name, _ in parts), *last])
-    before = np.array([mask for _, mask in changes], bool).reshape(-1, *masks.shape[1:])
-    return Judged(ids.to_numpy(str), rows, prob, masks, scores, table, before)
+    pairs = np.array([pair for _, pair in changes], bool).reshape(-1, 2, *masks.shape[1:])
+    return Judged(ids.to_numpy(str), rows, prob, masks, scores, table, pairs[:, 0], pairs[:, 0] ^ pairs[:, 1])
 
 
 def parts_of(decision: Decision) -> Iterator[tuple[str, Decision]]:
@@ -92,15 +94,16 @@ def parts_of(decision: Decision) -> Iterator[tuple[str, Decision]]:
 
 def _put(
     rule: str, after: np.ndarray, masks: np.ndarray, scores: np.ndarray, true: np.ndarray, first: int
-) -> list[tuple[tuple[int, str, float, float], np.ndarray]]:
-    """Put masks `after` in place of `masks`, their scores of `scores`; the changes, the tiles counted from `first`,
-    each with the mask (H, W) before it.
+) -> list[tuple[tuple, tuple[np.ndarray, np.ndarray]]]:
+    """Put masks `after` in place of `masks`, their scores of `scores`; the changes as rows of COLUMNS, the tiles
+    counted from `first`, each with the masks (H, W) before and after it.
     """
     own = np.flatnonzero((after != masks).any(axis=(1, 2)))
-    before, was = scores[own], masks[own]
-    masks[own], scores[own] = after[own], average_precision(after[own], true[own])
-    told = [(first + int(tile), rule, *pair) for tile, *pair in zip(own, before, scores[own], strict=True)]
-    return list(zip(told, was, strict=True))
+    old, was, new = scores[own], masks[own], after[own]
+    masks[own], scores[own] = new, average_precision(new, true[own])
+    pixels = [np.count_nonzero(each, axis=(1, 2)) for each in (new & ~was, was & ~new, new)]
+    told = [(int(tile), rule, *numbers) for tile, *numbers in zip(first + own, old, scores[own], *pixels, strict=True)]
+    return list(zip(told, zip(was, new, strict=True), strict=True))
 
 
 def by_rule(changes: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -38,7 +38,7 @@ def of_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Section:
     }
     moved = judged.changes.assign(tile=np.argsort(order)[judged.changes["tile"]])
     gallery = Gallery("tiles", "Which tiles fail, and how?", table.iloc[order].reset_index(drop=True), layers, moved,
-                      judged.before, _note(run, judged))  # fmt: skip
+                      {"before": judged.before, "flipped": judged.flipped}, _note(run, judged))  # fmt: skip
     return Section("gallery", "Tiles", [gallery, *_rules(judged)])
 
 
@@ -47,7 +47,7 @@ def of_data(tiles: Tiles) -> Section:
     rows = np.arange(len(tiles.train_ids))
     layers = {"image": tiles.train_images, "truth": tiles.masks}
     gallery = Gallery("tiles", "What do the training tiles look like?", facts(tiles, rows), layers,
-                      pd.DataFrame(columns=COLUMNS).astype({"rule": "category"}), tiles.masks[:0])  # fmt: skip
+                      pd.DataFrame(columns=COLUMNS).astype({"rule": "category"}), {})  # fmt: skip
     return Section("gallery", "Tiles", [gallery])
 
 

@@ -121,13 +121,13 @@ def _text(value: Any) -> str:
 def _gallery(gallery: Gallery, folder: Path) -> dict[str, Any]:
     """What page.js knows of the tiles: a list for each fact, what rules changed, and the sheets of each layer.
 
-    The layer `before` has a thumbnail for each change, in their order, instead of each tile.
+    Layers of changes have a thumbnail for each of them, in their order, instead of each tile.
     """
     folder.mkdir()
     facts = gallery.tiles.round({name: digits for name, digits in _ROUNDED.items() if name in gallery.tiles})
     rules = gallery.changes["rule"].cat
-    layers = gallery.layers | {"before": gallery.before}
-    codes = gallery.changes.assign(rule=rules.codes)[["tile", "rule", "before", "after"]].round(2)
+    layers = gallery.layers | gallery.changed
+    codes = gallery.changes.assign(rule=rules.codes).round(2)
     return {
         "facts": _columns(facts),
         "changes": codes.astype(object).to_numpy().tolist(),

@@ -37,7 +37,7 @@ class Gallery:
     tiles: pd.DataFrame  # a row for each, as of kit.report.gallery, in the order of the page
     layers: dict[str, np.ndarray]  # image, truth, probability, mask: (n, H, W) each, in the order of the tiles
     changes: pd.DataFrame  # as of kit.report.changes.Judged
-    before: np.ndarray  # (changes, H, W) bool, as of the same
+    changed: dict[str, np.ndarray]  # its masks, before and flipped: (changes, H, W) bool
     note: str = ""
 
 

@@ -7,10 +7,12 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy import ndimage
 
-from kit.report.figures.style import ORANGE, SKY
+from kit.report.figures.style import ORANGE, PURPLE, SKY
 
 ACROSS = 10  # tiles in a row of a sheet, and rows
-LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png", "before": "png"}  # their files' suffix
+# the suffix of each one's files
+LAYERS = {"image": "jpg", "truth": "png", "probability": "png", "mask": "png", "before": "png",
+          "flipped": "png"}  # fmt: skip
 _LEVELS = 32  # of probability
 _CLEAR, _FILL, _LINE = range(3)  # indices of an outline's palette
 _ALPHA = bytes([0, 50, 255])  # of these
@@ -20,8 +22,8 @@ _LINE_WIDTH = {"truth": 2, "mask": 1, "before": 1}  # pixels, so that two lines 
 def write(folder: Path, layer: str, tiles: np.ndarray) -> list[str]:
     """Write a layer (n, H, W) of tiles, in their order, as sheets into a folder; returns the files' names.
 
-    image: uint8, grey. truth, mask, before: bool, outlined on a clear ground. probability: float, dark blue to yellow,
-    the clearer the lower, so that it can lie on the image.
+    image: uint8, grey. truth, mask, before: bool, outlined on a clear ground; flipped: bool, filled.
+    probability: float, dark blue to yellow, the clearer the lower, so that it can lie on the image.
     """
     names = []
     for first in range(0, len(tiles), ACROSS**2):
@@ -45,6 +47,14 @@ def _image(tiles: np.ndarray, path: Path) -> None:
 def _outline(layer: str, colour: str, tiles: np.ndarray, path: Path) -> None:
     inner = ndimage.binary_erosion(tiles, ndimage.generate_binary_structure(2, 1)[None], _LINE_WIDTH[layer])
     index = np.select([inner, tiles], [_FILL, _LINE], _CLEAR).astype(np.uint8)
+    _on_clear(index, colour, path)
+
+
+def _filled(tiles: np.ndarray, path: Path) -> None:
+    _on_clear(np.where(tiles, _LINE, _CLEAR).astype(np.uint8), PURPLE, path)
+
+
+def _on_clear(index: np.ndarray, colour: str, path: Path) -> None:
     picture = Image.fromarray(together(index), "P")
     picture.putpalette(bytes.fromhex(colour[1:]) * 3)
     picture.save(path, transparency=_ALPHA)
@@ -63,4 +73,5 @@ _DRAWN = {
     "probability": _probability,
     "mask": lambda tiles, path: _outline("mask", ORANGE, tiles, path),
     "before": lambda tiles, path: _outline("before", ORANGE, tiles, path),
+    "flipped": _filled,
 }

@@ -15,7 +15,7 @@ from PIL import Image, ImageColor
 from kit.data import demo, tiles
 from kit.data.tiles import Tiles
 from kit.report import gallery, page, summary_section
-from kit.report.figures.style import ORANGE, chart
+from kit.report.figures.style import ORANGE, PURPLE, chart
 from kit.report.plates import Gallery, Plate, Section
 from tests.report.planted import planted_run
 
@@ -140,25 +140,34 @@ def test_the_worst_fifty_and_what_a_rule_changed(tab, shown):
     assert all(f"Changed by {r.rule}: score {r.before:.2f} to {r.after:.2f}" in told for r in own.itertuples())
 
 
-def orange(panel) -> np.ndarray:
-    """Where a panel of the enlarged view has the colour of a predicted mask, (101, 101) bool."""
+def coloured(panel, colour: str) -> np.ndarray:
+    """Where a panel of the enlarged view has a colour, (101, 101) bool."""
     with Image.open(io.BytesIO(panel.screenshot())) as picture:
-        seen = np.asarray(picture.convert("RGB").resize((101, 101))).astype(int)
-    return np.abs(seen - ImageColor.getrgb(ORANGE)).max(axis=2) < 60
+        seen = np.asarray(picture.convert("RGB").resize((101, 101), Image.Resampling.NEAREST)).astype(int)
+    return np.abs(seen - ImageColor.getrgb(colour)).max(axis=2) < 30
 
 
 def test_a_changed_tile_shows_its_mask_before_beside_the_one_after(tab, shown, loaded):
     ours = shown[1].tiles["id"].tolist().index(loaded.train_ids[1])  # it has an island of 9 pixels
     rule = shown[1].changes["rule"].cat.categories.tolist().index("components under 20 pixels")
+    tab.set_viewport_size({"width": 1280, "height": 1600})  # nothing lies under the title that stays in sight
     tab.goto(shown[0].as_uri() + "#tiles?" + urlencode({"show": f"rule-{rule}", "tile": loaded.train_ids[1]}))
     tab.wait_for_selector("#viewer[open]")
     assert tab.locator("#changes section").count() == (shown[1].changes["tile"] == ours).sum() == 1
-    before, after = tab.locator("#changes .art").all()
-    assert orange(before)[:3, :3].any()
-    assert not orange(after)[:3, :3].any()
-    assert (orange(before) != orange(after))[5:].mean() < 0.02  # the same but for the screen's own pixels
+    before, after, changed = tab.locator("#changes .art").all()
+    fewer = 9 + loaded.masks[1].sum()  # which is as small
+    assert f"pixels of salt: 0 more, {fewer} fewer" in tab.inner_text("#changes")
+    assert coloured(changed, PURPLE)[:3, :3].any()
+    assert not coloured(changed, PURPLE)[5:90].any()
+    before, after = (coloured(panel, ORANGE) for panel in (before, after))
+    assert before[:3, :3].any()
+    assert not after[:3, :3].any()
+    assert (before != after)[5:].mean() < 0.02  # the same but for the screen's own pixels
     captions = tab.locator("#changes figcaption").all_inner_texts()
-    assert [caption.split()[-1] for caption in captions] == ["before", "after"]
+    empty = "" if shown[1].layers["mask"][ours].any() else ": empty"
+    assert [caption.split("truth, ")[-1].strip() for caption in captions] == [
+        "mask before", f"mask after{empty}", "changed"
+    ]  # fmt: skip
 
 
 def focused(tab) -> str:
@@ -356,7 +365,7 @@ def test_thousands_of_tiles_open_at_once_and_load_as_they_are_scrolled_to(browse
     changes = pd.DataFrame(columns=gallery.COLUMNS).astype({"rule": "category"})
     stacks = {"image": loaded.train_images[rows], "truth": loaded.masks[rows], "mask": loaded.masks[rows]}
     stacks["probability"] = (stacks["truth"] * 0.8).astype(np.float16)
-    section = Section("gallery", "Tiles", [Gallery("tiles", "Which?", table, stacks, changes, stacks["mask"][:0])])
+    section = Section("gallery", "Tiles", [Gallery("tiles", "Which?", table, stacks, changes, {})])
     path = page.write(tmp_path / "report", "many", [section])
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     asked = []

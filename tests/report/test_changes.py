@@ -52,6 +52,7 @@ def test_scores_before_and_after_are_those_of_the_formula(judged):
     assert [score(prob[tile] > 0.5, true[tile]) for tile in first.index] == pytest.approx(first)
     for mask, change in zip(judged.before, judged.changes.itertuples(), strict=True):
         assert score(mask, true[change.tile]) == pytest.approx(change.before)
+        assert change.left == mask.sum() + change.added - change.removed
         if change.rule == "threshold 0.40":
             np.testing.assert_array_equal(mask, prob[change.tile] > 0.5)
     last = judged.changes.groupby("tile")["after"].last()
@@ -71,6 +72,7 @@ def test_the_mask_before_a_rule_is_the_one_that_it_mended(judged):
     for rule, planted in (("components under 20 pixels", np.s_[:3, :3]), ("holes under 100 pixels", np.s_[97, 50])):
         before, tile = own[rule]
         lost = before != judged.masks[tile]
+        np.testing.assert_array_equal(judged.flipped[list(judged.changes["rule"]).index(rule)], lost)
         assert lost[planted].all()
         assert np.count_nonzero(lost) == lost[planted].size
     before, tile = own["full-empty"]

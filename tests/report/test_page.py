@@ -105,9 +105,7 @@ def test_the_tiles_are_told_without_nan(tmp_path, tiles_section):
     shown = tiles_section.parts[0]
     assert data["facts"]["id"] == shown.tiles["id"].tolist()
     assert data["facts"]["score"] == pytest.approx(shown.tiles["score"])
-    told = [
-        (data["facts"]["id"][tile], data["rules"][rule], before, after) for tile, rule, before, after in data["changes"]
-    ]
+    told = [(data["facts"]["id"][tile], data["rules"][rule], *numbers) for tile, rule, *numbers in data["changes"]]
     true = shown.changes.assign(tile=shown.tiles["id"].iloc[shown.changes["tile"]].to_numpy())
     assert told == [tuple(row) for row in true.round(2).astype(object).to_numpy()]
 

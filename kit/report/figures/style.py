@@ -17,7 +17,8 @@ LONGEST = 18  # characters of a tile's name
 # Okabe and Ito's colours, told apart by colour-blind readers too; marks differ in shape as well
 BLUE, ORANGE, GREEN, YELLOW, GREY = "#0072B2", "#D55E00", "#009E73", "#F0E442", "#555555"
 SKY = "#56B4E9"  # for lines on grey tiles, where blue is too dark
-MARKS = tuple(zip((BLUE, ORANGE, GREEN, "#CC79A7", SKY, "#E69F00"), "osD^vX", strict=True))
+PURPLE = "#CC79A7"
+MARKS = tuple(zip((BLUE, ORANGE, GREEN, PURPLE, SKY, "#E69F00"), "osD^vX", strict=True))
 
 
 def show_in_notebooks() -> None:

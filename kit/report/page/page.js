@@ -99,7 +99,7 @@
   };
 
   // ---- a tile's picture: a window on a sheet for each layer
-  // place: of the tile; of the change where the layer is what was before it
+  // place: of the tile; of the change where the layer is one of changes
   const layer = (name, place) => {
     const cell = place % across ** 2;
     const [x, y] = [cell % across, Math.floor(cell / across)].map((n) => `${(100 * n) / (across - 1)}%`);
@@ -167,13 +167,18 @@
       make("div", {}, make("dt", { textContent: label }), make("dd", { textContent: text(facts[name][place]) }))));
     const own = [...changes.keys()].filter((change) => changes[change][0] === place);
     document.getElementById("changes").replaceChildren(...own.map((change, nth) => {
-      const [, rule, before, after] = changes[change];
+      const [, rule, before, after, added, removed, left] = changes[change];
       const then = nth + 1 < own.length ? layer("before", own[nth + 1]) : layer("mask", place); // what the next one met
-      return make("section", {}, make("p", { textContent: `Changed by ${rules[rule]}: score ${before.toFixed(2)} to ${after.toFixed(2)}` }),
+      const mask = (when, pixels) => [swatch("truth"), " truth, ", swatch("mask"), ` mask ${when}${pixels ? "" : ": empty"}`];
+      return make("section", {},
+        make("p", { textContent: `Changed by ${rules[rule]}: score ${before.toFixed(2)} to ${after.toFixed(2)}, pixels of salt: ${added} more, ${removed} fewer` }),
         make("div", { className: "panels" },
-          panel("art fixed", [...of("image", "truth"), layer("before", change)], swatch("truth"), " truth, ", swatch("mask"), " mask before"),
-          panel("art fixed", [...of("image", "truth"), then], swatch("truth"), " truth, ", swatch("mask"), " mask after")));
+          panel("art fixed", [...of("image", "truth"), layer("before", change)], ...mask("before", left - added + removed)),
+          panel("art fixed", [...of("image", "truth"), then], ...mask("after", left)),
+          panel("art fixed", [...of("image"), layer("flipped", change)], swatch("flipped"), " changed")));
     }));
+    if (viewer.dataset.tile !== state.tile) viewer.scrollTop = 0; // not where only a layer was switched
+    viewer.dataset.tile = state.tile;
   };
 
   const step = (by) => {
