@@ -54,7 +54,7 @@ def test_a_comparison_is_gone_on_with_and_repeated_without_training(tmp_path, mo
     demo.write(tmp_path / "data", n_train=40, n_test=4, seed=0)
     data = tiles.load(tmp_path / "data", progress=False)
     out = tmp_path / "out"
-    arguments = data, tmp_path / "data", str(TINY), 0.1, 0, 0, 32, out
+    arguments = data, tmp_path / "data", str(TINY), 0.2, 0, 0, 32, out
     encoders.compare(*arguments)
     first = out / "runs" / NAMES[0] / "fold_0" / "valid.npy"
     made = first.stat().st_mtime_ns

@@ -131,7 +131,7 @@ def test_stopped_and_resumed_together_it_ends_where_it_would_have(home, together
 
 @pytest.mark.slow
 def test_with_batch_norm_a_teacher_and_averages_it_is_as_good_as_one_process(home):
-    flags = ["--recipe", str(TINY), "--epochs", "12", "--set", "stages.0.ema=0.9"]
+    flags = ["--recipe", str(TINY), "--epochs", "4", "--set", "stages.0.ema=0.9"]
     flags += ["--set", "stages.0.consistency=mean-teacher", "--set", "precision=float32"]
     one, two = trained(home, "one", *flags, launched=False), trained(home, "two", *flags)
     histories = [pd.read_csv(run.fold(0) / "history.csv") for run in (one, two)]
