@@ -12,7 +12,7 @@ from kit.errors import InputError
 from kit.nets.heads import Outputs
 from kit.nets.model import TileNet
 
-CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)  # whose weights autocast casts at each pass
 # each view of a tile is made before the net and undone on its logits; undo(make(x)) is x
 View = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 

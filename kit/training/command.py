@@ -196,7 +196,7 @@ def go_on(
 ) -> None:
     """Train the folds of a run that are not done yet, or those of `which`. Exits with 130 when stopped; see `start`."""
     request = runs.read_json(run / "environment.json")
-    table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
+    table = read_folds(run)
     which = request["folds"] if which is None else which
     with run.lock():
         from kit.training import parallel
@@ -205,6 +205,16 @@ def go_on(
         runs.write_json(run / "environment.json", request | {"folds": asked})
         work = (run, recipe, tiles, table, which, data)
         _finish(run, lambda name: parallel.train_folds(*work, name, tensorboard), resumed_as)
+
+
+def read_folds(run: Run) -> pd.DataFrame:
+    """The folds (id, fold) that a run was begun with."""
+    return pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
+
+
+def prepared(run: Run, data: Path) -> tuple[Recipe, Tiles, pd.DataFrame]:
+    """Recipe, tiles and folds of a run that another process has begun."""
+    return recipes.load(str(run / runs.RECIPE)), tile_files.load(data), read_folds(run)
 
 
 def deal(data: Path, recipe: Recipe, tiles: Tiles) -> pd.DataFrame:

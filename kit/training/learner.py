@@ -143,8 +143,8 @@ def make_learner(
         labels=labels,
     )
     own = loaders.train.dataset
-    drawn = (schedules.tiles_drawn(stage, own.n_tiles, own.n_pseudo) for stage in recipe.stages)
-    team.check_batch(min(min(stage.bs, n) for stage, n in zip(recipe.stages, drawn, strict=True) if n))
+    for stage in filter(recipe.trains, recipe.stages):
+        team.check_batch(min(stage.bs, schedules.tiles_drawn(stage, own.n_tiles, own.n_pseudo)))
     kinds = consistency.used(recipe)
     if kinds:
         loaders.loaders.append(unlabelled.make_loader(recipe, tiles, device(), net.needs_depth, num_workers))

@@ -18,7 +18,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import pandas as pd
 import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
@@ -26,10 +25,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kit import cli
-from kit import recipe as recipes
-from kit.data import tiles as tile_files
 from kit.errors import InputError
-from kit.runs import RECIPE, Run
+from kit.runs import Run
+from kit.training import command
 
 PATIENCE = timedelta(days=1)  # for a leader who predicts between two rounds
 NOT_NEEDED = ("test*", "oof*", "pseudo", "report")  # of a run, in a copy
@@ -177,9 +175,7 @@ def _train(run: Run, job: Job) -> None:
     """Train to the end, or until the leader has been asked to stop as well."""
     from kit.training.fold import train_folds  # which is made of steps, and these of what is above
 
-    recipe, tiles = recipes.load(str(run / RECIPE)), tile_files.load(job.data)
-    table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
-    train_folds(run, recipe, tiles, table, job.which)
+    train_folds(run, *command.prepared(run, job.data), job.which)
 
 
 def check_batch(tiles: int) -> None:

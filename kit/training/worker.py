@@ -9,13 +9,11 @@ import threading
 import time
 from pathlib import Path
 
-import pandas as pd
 from fastai.callback.core import Callback
 
 from kit import cli
-from kit import recipe as recipes
-from kit.data import tiles as tile_files
-from kit.runs import RECIPE, Run
+from kit.runs import Run
+from kit.training import command
 from kit.training.callbacks import StopRequest
 from kit.training.fold import train_folds
 from kit.training.learner import make_learner
@@ -45,8 +43,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     StopRequest.hasty = False
     run = Run(path)
-    recipe, tiles = recipes.load(str(run / RECIPE)), tile_files.load(Path(data))
-    table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
+    recipe, tiles, table = command.prepared(run, Path(data))
     learn = make_learner(recipe, tiles, fold, table)
     learn.add_cb(Report())
     if not train_folds(run, recipe, tiles, table, [fold], bool(tensorboard), learn):
