@@ -35,6 +35,7 @@ class Judged:
     # it); the categories of `rule` are all parts of the decision in their order
     before: np.ndarray  # (changes, H, W) bool, the tile's mask before each change
     flipped: np.ndarray  # (changes, H, W) bool, the pixels that it changed
+    left_out: list[str]  # mosaic rules of the decision that were measured on another placement than the one given
 
 
 def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
@@ -48,9 +49,9 @@ def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
     rows = decide.rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
     decision = decide.decision_of(run)
     head, constant = decide.needed_head(run, "oof", len(ids), decision), tiles.constant("train")[rows]
-    parts, last = list(parts_of(decision)), []
+    parts, last, left_out = list(parts_of(decision)), [], mosaic_rules.weakest_first(decision.mosaic_rules)
     if placement is not None and digest(placement) == decision.placement:
-        last = mosaic_rules.weakest_first(decision.mosaic_rules)
+        last, left_out = left_out, []
         near = Neighbours(placement, tiles.train_ids, tiles.masks)
     masks, scores, changes = np.empty(prob.shape, bool), np.empty(len(prob)), []
     for first in range(0, len(prob), CHUNK):
@@ -68,7 +69,8 @@ def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
     table = table.astype({name: float if name in ("before", "after") else int for name in COLUMNS if name != "rule"})
     table["rule"] = pd.Categorical(table["rule"], [*(name for name, _ in parts), *last])
     pairs = np.array([pair for _, pair in changes], bool).reshape(-1, 2, *masks.shape[1:])
-    return Judged(ids.to_numpy(str), rows, prob, masks, scores, table, pairs[:, 0], pairs[:, 0] ^ pairs[:, 1])
+    before, flipped = pairs[:, 0], pairs[:, 0] ^ pairs[:, 1]
+    return Judged(ids.to_numpy(str), rows, prob, masks, scores, table, before, flipped, left_out)
 
 
 def parts_of(decision: Decision) -> Iterator[tuple[str, Decision]]:

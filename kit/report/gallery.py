@@ -14,13 +14,12 @@ from kit.scoring import decide, metric
 from kit.scoring.postprocess import CHUNK
 
 
-def of_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Section:
+def of_run(run: Run, tiles: Tiles, judged: Judged) -> Section:
     """The out-of-fold tiles of a run under its decision, and what the decision's rules changed.
 
     The tiles' table: `facts`, and fold, predicted (share of salt), score, iou, wrong (pixels), uncertainty (bits per
-    pixel). Raises InputError as `changes.judge` does.
+    pixel). Raises InputError for a damaged folds.csv.
     """
-    judged = changes.judge(run, tiles, placement)
     table = facts(tiles, judged.rows).assign(
         fold=decide.folds_of(run, pd.Series(judged.ids)),
         predicted=judged.masks.mean(axis=(1, 2)),
@@ -38,7 +37,7 @@ def of_run(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Section:
     }
     moved = judged.changes.assign(tile=np.argsort(order)[judged.changes["tile"]])
     gallery = Gallery("tiles", "Which tiles fail, and how?", table.iloc[order].reset_index(drop=True), layers, moved,
-                      {"before": judged.before, "flipped": judged.flipped}, _note(run, judged))  # fmt: skip
+                      {"before": judged.before, "flipped": judged.flipped}, _note(judged))  # fmt: skip
     return Section("gallery", "Tiles", [gallery, *_rules(judged)])
 
 
@@ -77,11 +76,10 @@ def worst_first(table: pd.DataFrame) -> np.ndarray:
     return np.lexsort((table["id"], -table["wrong"], table["iou"], table["score"]))
 
 
-def _note(run: Run, judged: Judged) -> str:
+def _note(judged: Judged) -> str:
     note = "Out-of-fold predictions under the run's decision, which was chosen on these tiles."
-    known = judged.changes["rule"].cat.categories
-    if missing := [rule for rule in decide.decision_of(run).mosaic_rules if rule not in known]:
-        note += f" Without {', '.join(missing)}: mosaic.csv is not the one that it was measured on."
+    if judged.left_out:
+        note += f" Without {', '.join(judged.left_out)}: mosaic.csv is not the one that it was measured on."
     return note
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from kit import recipe as recipes
-from kit.data import placement
 from kit.data.tiles import Tiles
 from kit.errors import InputError
-from kit.report import changes, csv_table, figures
+from kit.report import csv_table, figures
+from kit.report.changes import Judged
 from kit.report.plates import Plate, Section, Table
 from kit.runs import Run, read_json
 from kit.scoring import decide, threshold
@@ -24,17 +24,15 @@ COMPARED = 1000  # test tiles, at most, on which folds are compared
 SEED = 0
 
 
-def section(run: Run, tiles: Tiles, data: Path) -> Section:
+def section(run: Run, tiles: Tiles, judged: Judged | None) -> Section:
     """What the run's files tell of its result, masks being those of its decision (0.5 where nothing was decided).
 
-    `data` is the folder of the tiles, where mosaic.csv lies beside the cache. What a run lacks is left out: ensembles
-    have no weights, and one trained on every tile is predicted nowhere out of fold. Raises InputError for a run of
-    other tiles, and for damaged files.
+    `judged` are its out-of-fold tiles, None where it has none. What a run lacks is left out: ensembles have no weights,
+    and one trained on every tile is predicted nowhere out of fold. Raises InputError for damaged files.
     """
-    decide.check_tiles(run, tiles)
     parts: list[Plate | Table] = []
-    if (run / "oof.npy").exists():
-        held = Held.of(run, tiles, data)
+    if judged:
+        held = Held.of(run, tiles, judged)
         parts += _scores(run, held)
         parts += _trust(run, held)
         parts += _beside_training(run, tiles, held)
@@ -57,15 +55,13 @@ class Held:
     images: np.ndarray  # (N, H, W) uint8
 
     @classmethod
-    def of(cls, run: Run, tiles: Tiles, data: Path) -> "Held":
-        """Raises InputError for files that are damaged or of other tiles."""
-        places, decision = placement.read(data), decide.decision_of(run)
-        judged = changes.judge(run, tiles, places)
-        if decision.mosaic_rules and (places is None or placement.digest(places) != decision.placement):
+    def of(cls, run: Run, tiles: Tiles, judged: Judged) -> "Held":
+        """Raises InputError for files that are damaged."""
+        if judged.left_out:
             print(f"left out: mosaic rules of {run.path}, for mosaic.csv is not the one that they were measured on")
         ids, rows = pd.Series(judged.ids), judged.rows
         return cls(ids, judged.prob, judged.masks, tiles.masks[rows], decide.folds_of(run, ids),
-                   tiles.constant("train")[rows], decide.empty_head(run, "oof", len(ids)), decision,
+                   tiles.constant("train")[rows], decide.empty_head(run, "oof", len(ids)), decide.decision_of(run),
                    tiles.train_images[rows])  # fmt: skip
 
 

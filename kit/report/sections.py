@@ -10,6 +10,7 @@ from kit.data.tiles import Tiles, load
 from kit.errors import InputError
 from kit.report import (
     absent,
+    changes,
     data_section,
     gallery,
     mosaic_section,
@@ -51,9 +52,10 @@ def of_runs(runs: list[Run], tiles: Tiles, data: Path) -> Iterator[Section]:
     run, places = runs[0], placement.read(data)
     summary = summary_section.section(runs)
     yield replace(summary, parts=[*summary.parts, *absent.tables(run, tiles, data)])
-    yield result_section.section(run, tiles, data)
-    if (run / "oof.npy").exists():
-        yield gallery.of_run(run, tiles, places)
+    judged = changes.judge(run, tiles, places) if (run / "oof.npy").exists() else None
+    yield result_section.section(run, tiles, judged)
+    if judged:
+        yield gallery.of_run(run, tiles, judged)
     else:
         print(f"left out: result and tiles, for {run.path} has no out-of-fold predictions: {absent.without_oof(run)}")
     yield training_section.section(runs)

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from kit.data import demo, tiles
 from kit.data.tiles import Tiles
-from kit.report import gallery, page, summary_section
+from kit.report import changes, gallery, page, summary_section
 from kit.report.figures.style import ORANGE, PURPLE, chart
 from kit.report.plates import Gallery, Plate, Section
 from tests.report.planted import planted_run
@@ -53,7 +53,7 @@ def shown(tmp_path_factory, loaded) -> tuple[Path, Gallery]:
     figure, axes = chart("A figure", "Steps", "Loss")
     axes.plot([1, 2])
     curve = Section("training", "Training", [Plate("curve", "How did the loss fall?", figure)])
-    section = gallery.of_run(run, loaded, None)
+    section = gallery.of_run(run, loaded, changes.judge(run, loaded, None))
     path = page.write(run / "report", run.name, [summary_section.section([run]), section, curve])
     return path, section.parts[0]
 
@@ -362,10 +362,10 @@ def test_thousands_of_tiles_open_at_once_and_load_as_they_are_scrolled_to(browse
     rows = np.arange(4000) % 120
     names = np.array([f"{number:010x}" for number in range(4000)])
     table = gallery.facts(loaded, rows).assign(id=names, fold=0, score=np.linspace(0, 1, 4000))
-    changes = pd.DataFrame(columns=gallery.COLUMNS).astype({"rule": "category"})
+    unchanged = pd.DataFrame(columns=gallery.COLUMNS).astype({"rule": "category"})
     stacks = {"image": loaded.train_images[rows], "truth": loaded.masks[rows], "mask": loaded.masks[rows]}
     stacks["probability"] = (stacks["truth"] * 0.8).astype(np.float16)
-    section = Section("gallery", "Tiles", [Gallery("tiles", "Which?", table, stacks, changes, {})])
+    section = Section("gallery", "Tiles", [Gallery("tiles", "Which?", table, stacks, unchanged, {})])
     path = page.write(tmp_path / "report", "many", [section])
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     asked = []

@@ -90,10 +90,12 @@ def test_a_mosaic_rule_is_the_last_part_and_needs_its_placement(tmp_path):
     run = planted_run(tmp_path / "a", tiles, decision)
     judged = changes.judge(run, tiles, placement)
     assert set(judged.changes["rule"]) == {"cap-empty"}
+    assert judged.left_out == []
     assert set(judged.ids[judged.changes["tile"]]) == set(near[1:])
     assert not judged.masks[judged.changes["tile"]].any()
     for other in (None, placement.assign(row=[0, 1, 3])):  # not what the rule was measured on
-        assert changes.judge(run, tiles, other).changes.empty
+        judged = changes.judge(run, tiles, other)
+        assert (len(judged.changes), judged.left_out) == (0, ["cap-empty"])
 
 
 def test_a_run_of_other_tiles_is_refused(tmp_path):

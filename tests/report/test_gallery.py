@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kit.report import gallery
+from kit.report import changes, gallery
 from kit.report.plates import Table
 from tests.report.planted import planted_run, planted_tiles
 
@@ -16,7 +16,8 @@ TILES = planted_tiles()
 
 @pytest.fixture(scope="module")
 def section(tmp_path_factory):
-    return gallery.of_run(planted_run(tmp_path_factory.mktemp("runs") / "a", TILES), TILES, None)
+    run = planted_run(tmp_path_factory.mktemp("runs") / "a", TILES)
+    return gallery.of_run(run, TILES, changes.judge(run, TILES, None))
 
 
 def test_every_number_is_that_of_a_count(section):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from kit.errors import InputError
-from kit.report import gallery, page
+from kit.report import changes, gallery, page
 from kit.report.figures.style import chart
 from kit.report.plates import Plate, Section, Table
 from tests.report.planted import planted_run, planted_tiles
@@ -58,7 +58,8 @@ def section(name="numbers") -> Section:
 def tiles_section(tmp_path):
     tiles = planted_tiles()
     tiles.train_ids[3] = "<b>&'\"</b>"
-    return gallery.of_run(planted_run(tmp_path / "runs" / "a", tiles), tiles, None)
+    run = planted_run(tmp_path / "runs" / "a", tiles)
+    return gallery.of_run(run, tiles, changes.judge(run, tiles, None))
 
 
 def test_everything_it_names_is_there_and_nothing_is_of_the_network(tmp_path, tiles_section):
