@@ -5,6 +5,7 @@ again, and one that was cut is gone on with, so a comparison can be stopped at a
 """
 
 import argparse
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Write down what this folder compares, which must be what the trainings in it began with."""
     path = folder / "settings.json"
     begun = read_json(path) if any(folder.glob("runs/*/recipe.toml")) else settings
+    if "recipe" in begun:  # with keys that recipes have got since then
+        begun["recipe"] = recipes.dumps(recipes.from_dict(tomllib.loads(begun["recipe"])))
     others = [key for key in settings if begun.get(key) != settings[key]]
     if others:
         raise InputError(f"{folder} was begun with another {', '.join(others)}: choose another --out")

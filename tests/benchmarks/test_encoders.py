@@ -7,7 +7,7 @@ from PIL import Image
 
 from kit.data import demo, tiles
 from kit.errors import InputError
-from kit.runs import write_json, write_text
+from kit.runs import read_json, write_json, write_text
 from kit.scoring.metric import mean_average_precision
 from tests.benchmarks import encoders, trained
 from tests.small import TINY
@@ -40,6 +40,19 @@ def test_a_folder_with_other_settings_is_refused(tmp_path, monkeypatch):
     write_text(tmp_path / "out" / "runs" / "resnet18" / "recipe.toml", "")
     with pytest.raises(InputError, match="begun with another minutes, fold"):
         encoders.compare(data, tmp_path / "data", str(TINY), 5, 0, 0, None, tmp_path / "out")
+
+
+def test_a_key_that_recipes_got_since_then_is_no_other_setting(tmp_path):
+    write_text(tmp_path / "runs" / "resnet18" / "recipe.toml", "")
+    today = {"recipe": encoders.recipes.dumps(encoders.recipes.load(str(TINY)))}
+    without = "".join(line for line in today["recipe"].splitlines(True) if not line.startswith("micro_bs"))
+    assert len(without) < len(today["recipe"])
+    write_json(tmp_path / "settings.json", {"recipe": without})
+    encoders._claim(tmp_path, today)
+    assert read_json(tmp_path / "settings.json") == today
+    write_json(tmp_path / "settings.json", {"recipe": without.replace("folds = 4", "folds = 5")})
+    with pytest.raises(InputError, match="begun with another recipe"):
+        encoders._claim(tmp_path, today)
 
 
 def test_all_six_are_there_and_the_decoder_is_the_same():
