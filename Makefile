@@ -1,9 +1,8 @@
 # make demo: from nothing to a validated submission on synthetic data.   make test: all tests.
 PYTHON ?= python3
 BIN := .venv/bin
-# a process for each core, one thread each: torch's threads of two processes would wait for each other; the longest
-# files first (tests/conftest.py), which pytest-xdist would else reorder
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# the longest files first (tests/conftest.py), which pytest-xdist would else reorder
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast lint setup
 

@@ -7,6 +7,7 @@ import pytest
 from kit.machine import cpus
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core: threads of two would wait for each other
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # a test may import it before the kit, which says so too
 # whatever asks Kaggle asks a closed port of this machine instead, unless a test starts a server (tests/leaderboard)
 CLOSED = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")

@@ -16,31 +16,11 @@ from safetensors.numpy import load_file
 
 from kit import recipe
 from kit.data import demo
+from tests.processes import ROOT, Started, run, start, succeed
 from tests.small import TINY
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("[a-z]*.py"))
 TRAIN = ["train.py", "--recipe", str(TINY), "--run", "a"]
-
-
-def start(*command: str, cwd: Path, **kwargs) -> subprocess.Popen:
-    env = {key: value for key, value in os.environ.items() if key not in ("KIT_DATA", "KIT_CACHE")}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / command[0]), *command[1:]],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=env, **kwargs,
-    )  # fmt: skip
-
-
-def run(*command: str, cwd: Path) -> tuple[int, str, str]:
-    process = start(*command, cwd=cwd)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
-
-
-def succeed(*command: str, cwd: Path) -> str:
-    code, out, err = run(*command, cwd=cwd)
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +160,9 @@ def test_from_data_to_a_submission(home):
     assert "'extra'" in err
 
 
-def wait_for(path: Path, process: subprocess.Popen) -> None:
+def wait_for(path: Path, process: Started) -> None:
     while not path.exists():
-        assert process.poll() is None, process.communicate()
+        assert process.returncode is None, process.communicate()
         time.sleep(0.02)
 
 

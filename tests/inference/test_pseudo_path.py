@@ -5,8 +5,8 @@ import pytest
 
 from kit.runs import Run, read_json, write_probabilities
 from tests.inference.labelled import MIX, TRAIN, answers, labels_of
-from tests.test_scripts import run as run_script
-from tests.test_scripts import succeed
+from tests.processes import run as run_script
+from tests.processes import succeed
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from kit.scoring.metric import average_precision
 from kit.training import command
 from kit.training import pseudo as labels
 from tests.inference.labelled import FOLDS, MIX, TILES, answers, made
+from tests.processes import ROOT
 from tests.small import TINY, tiny_recipe
-from tests.test_scripts import ROOT
 
 pytestmark = pytest.mark.usefixtures("home")
 

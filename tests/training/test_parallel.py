@@ -24,9 +24,10 @@ from kit.runs import Run, read_json
 from kit.training import checkpoint, command, parallel
 from kit.training.callbacks import StopRequest
 from kit.training.learner import make_folds
+from tests import processes
+from tests.processes import ROOT
 from tests.small import TINY, tiny_recipe
 
-ROOT = Path(__file__).parents[2]
 FOLDS = [0, 1, 2]
 
 
@@ -179,25 +180,23 @@ def wait_until(condition, seconds=300.0) -> bool:
     return condition()
 
 
+def pretend_two_devices():
+    parallel.devices = lambda: ["", ""]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_no_fold_trains_on_when_the_process_that_deals_them_out_is_killed(data, tmp_path):
-    script = "import runpy, sys; from kit.training import parallel; parallel.devices = lambda: ['', '']; "
-    script += f"sys.path.insert(0, {str(ROOT / 'scripts')!r}); "
-    script += f"runpy.run_path({str(ROOT / 'scripts' / 'train.py')!r}, run_name='__main__')"
     flags = ["--recipe", str(TINY), "--fold", "0,1", "--epochs", "500", "--run", "a", "--data", str(data)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with open(tmp_path / "log.txt", "w") as log:
-        parent = subprocess.Popen([sys.executable, "-c", script, *flags], cwd=tmp_path, env=environment,
-                                  stdout=log, stderr=log)  # fmt: skip
+    parent = processes.start("train.py", *flags, cwd=tmp_path, before=pretend_two_devices)
     folds = []
     try:
         saved = [tmp_path / f"runs/a/fold_{fold}/resume.pt" for fold in (0, 1)]
-        assert wait_until(lambda: all(path.exists() for path in saved)), (tmp_path / "log.txt").read_text()
+        assert wait_until(lambda: all(path.exists() for path in saved))
         folds = children(parent.pid)
         assert len(folds) == 2
         parent.kill()
-        parent.wait()
+        parent.communicate()
         assert wait_until(lambda: not any(map(runs_on, folds)), seconds=30)
     finally:
         for pid in [parent.pid, *folds]:
@@ -285,6 +284,7 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ctrl_z_stops_the_folds_with_the_process_that_shows_them_and_both_go_on(tmp_path):
     """That process is another one here, as the tests may not be stopped."""

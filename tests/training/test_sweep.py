@@ -3,16 +3,15 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from kit.data import demo
+from tests import processes
 from tests.small import TINY
 
-ROOT = Path(__file__).parents[2]
 pytest.importorskip("ray")
 # in a process of its own: what Ray starts must not outlive it, nor its warnings become errors here
 CLUSTER = """
@@ -35,33 +34,32 @@ sys.exit(code)
 """
 
 
-def python(*command, cwd):
-    # a killed node is missed within seconds, and workers do not stand back behind other tests
+def with_a_killed_node(*sweep, cwd):
+    # it is missed within seconds, and workers do not stand back behind other tests
     soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2", "RAY_worker_niceness": "0"}
-    environment = os.environ | {"OMP_NUM_THREADS": "1", **soon}
-    done = subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", CLUSTER, str(processes.ROOT / "scripts" / sweep[0]), *map(str, sweep[1:])]
+    done = subprocess.run(command, cwd=cwd, env=os.environ | soon, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.slow
 def test_a_node_that_is_killed_costs_no_training_and_changes_no_result(tmp_path):
     demo.write(tmp_path / "data", n_train=40, n_test=12, seed=3)
-    sweep = (ROOT / "scripts" / "sweep.py", "--name", "a", "--recipe", TINY, "--seed", "0,1")
-    code, out, err = python("-c", CLUSTER, *map(str, sweep), cwd=tmp_path)
+    sweep = ("sweep.py", "--name", "a", "--recipe", TINY, "--seed", "0,1")
+    code, out, err = with_a_killed_node(*sweep, cwd=tmp_path)
     assert code == 0, out + err
     assert "killed a node None" in out  # while the sweep went on
     table = pd.read_csv(tmp_path / "runs" / "a.sweep.csv")
     assert list(table["run"]) == ["a-tiny-s0-f0", "a-tiny-s1-f0"]
     assert table["error"].isna().all()
     alone = ("--recipe", TINY, "--seed", "1", "--fold", "0", "--epochs", "5", "--run", "alone")
-    assert python(str(ROOT / "scripts" / "train.py"), *alone, cwd=tmp_path)[0] == 0
+    processes.succeed("train.py", *alone, cwd=tmp_path)
     for name in ("valid.npy", "best.safetensors"):
         files = [(tmp_path / "runs" / run / "fold_0" / name).read_bytes() for run in ("a-tiny-s1-f0", "alone")]
         assert files[0] == files[1]
     assert not list((tmp_path / "runs").rglob("resume.pt"))
     assert np.isfinite(table["score"]).all()
-    code, out, _ = python(*map(str, sweep), "--", "--epochs", "5", cwd=tmp_path)  # nothing is left to be done
-    assert (code, "0 of 2 trainings to do" in out) == (0, True)
+    assert "0 of 2 trainings to do" in processes.succeed(*sweep, "--", "--epochs", "5", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +73,6 @@ def test_a_node_that_is_killed_costs_no_training_and_changes_no_result(tmp_path)
     ],
 )
 def test_refusals_come_before_ray_is_started(tmp_path, flags, words):
-    code, _, err = python(str(ROOT / "scripts" / "sweep.py"), "--name", "a", *flags, cwd=tmp_path)
+    code, _, err = processes.run("sweep.py", "--name", "a", *flags, cwd=tmp_path)
     assert (code, words in err, err.count("\n")) == (2, True, 1), err
     assert not (tmp_path / "runs").exists()

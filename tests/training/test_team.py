@@ -1,7 +1,7 @@
-"""One fold trained by two processes that a launcher starts, beside one process with the same batches."""
+"""One fold trained by two processes, beside one process with the same batches."""
 
-import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,10 +19,11 @@ from kit.data import demo
 from kit.nets import model
 from kit.runs import Run
 from kit.training import consistency, learner, team
+from tests import processes
+from tests.processes import ROOT
 from tests.small import TINY, easy_tiles, tiny_recipe
 
-ROOT = Path(__file__).parents[2]
-LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
 # no batch-norm; batches that two processes cannot halve, in parts that cannot be equal
 PLAIN = """
 source = "the tests: a net without batch-norm"
@@ -64,21 +65,28 @@ def home(tmp_path_factory):
     return path
 
 
-def begin(home: Path, *flags: str, launched: bool = True) -> subprocess.Popen:
-    command = [sys.executable, *(LAUNCHER if launched else []), str(ROOT / "scripts/train.py"), *flags]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("KIT_")}
-    return subprocess.Popen(command, cwd=home, env=environment | {"OMP_NUM_THREADS": "1"}, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+def torchrun(home: Path, *flags: str) -> subprocess.Popen:
+    """Two processes as a user has them started."""
+    command = [sys.executable, *TORCHRUN, str(ROOT / "scripts/train.py"), *flags]
+    return subprocess.Popen(command, cwd=home, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def train(home: Path, *flags: str, launched: bool = True) -> tuple[int, str, str]:
-    process = begin(home, *flags, launched=launched)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+def train(home: Path, *flags: str, count: int = 2) -> tuple[int, str, str]:
+    """Processes that are told what torchrun tells them; the first one's exit code, and all that they print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1]}
+    ranks = [{**told, "RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    started = [
+        processes.start("train.py", *flags, cwd=home, **{key: str(value) for key, value in rank.items()})
+        for rank in ranks
+    ]
+    texts = [process.communicate() for process in started]
+    return started[0].returncode, *("".join(parts) for parts in zip(*texts, strict=True))
 
 
-def trained(home: Path, name: str, *flags: str, launched: bool = True) -> Run:
-    code, out, err = train(home, "--run", name, *flags, launched=launched)
+def trained(home: Path, name: str, *flags: str, count: int = 2) -> Run:
+    code, out, err = train(home, "--run", name, *flags, count=count)
     assert code == 0, err
     assert out.count("fold 0: score") == 1  # the leader's alone
     return Run(home / "runs" / name)
@@ -105,7 +113,7 @@ def differences(one: Run, other: Run) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_without_batch_norm_two_processes_train_as_one_does(home, together):
-    alone = trained(home, "alone", "--recipe", "plain.toml", launched=False)
+    alone = trained(home, "alone", "--recipe", "plain.toml", count=1)
     found = differences(alone, together)
     assert {"best.safetensors", "last.safetensors", "averaged.safetensors"} <= found.keys()
     assert max(found.values()) < 1e-5, found
@@ -115,7 +123,7 @@ def test_without_batch_norm_two_processes_train_as_one_does(home, together):
 
 @pytest.mark.slow
 def test_stopped_and_resumed_together_it_ends_where_it_would_have(home, together):
-    process = begin(home, "--run", "cut", "--recipe", "plain.toml")
+    process = torchrun(home, "--run", "cut", "--recipe", "plain.toml")
     saved = home / "runs/cut/fold_0/resume.pt"
     while not saved.exists():
         assert process.poll() is None, process.communicate()
@@ -133,7 +141,7 @@ def test_stopped_and_resumed_together_it_ends_where_it_would_have(home, together
 def test_with_batch_norm_a_teacher_and_averages_it_is_as_good_as_one_process(home):
     flags = ["--recipe", str(TINY), "--epochs", "4", "--set", "stages.0.ema=0.9"]
     flags += ["--set", "stages.0.consistency=mean-teacher", "--set", "precision=float32"]
-    one, two = trained(home, "one", *flags, launched=False), trained(home, "two", *flags)
+    one, two = trained(home, "one", *flags, count=1), trained(home, "two", *flags)
     histories = [pd.read_csv(run.fold(0) / "history.csv") for run in (one, two)]
     np.testing.assert_allclose(histories[0]["train_loss"][0], histories[1]["train_loss"][0], rtol=0.05)
     np.testing.assert_allclose(histories[0]["consistency"][1], histories[1]["consistency"][1], rtol=0.5)
