@@ -25,7 +25,7 @@ class Data:
     size: int = 128  # pixels, side of the net's input
     resize: int = 0  # pixels, side that a tile is resized to before it is padded to `size`; 0 = as it is
     fit: str = "pad-reflect"  # how a tile becomes `size`: pad-reflect, pad-edge, pad-random, resize
-    channels: str = "grey3"  # grey3, or some of grey, depth, y, grey*y joined by +
+    channels: str = "grey3"  # grey3, or some of grey, depth (0.5 if missing), y, grey*y, joined by +
     folds: int = 5
     folds_by: str = "coverage"  # coverage, random, depth, mosaic
     augment: str = "default"  # a name of training/augment.py

@@ -1,6 +1,7 @@
 """Averages over a training: of its weights after each epoch (SWA) or step (EMA), and of its snapshots' predictions."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from fastai.callback.core import Callback
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kit.errors import InputError
-from kit.recipe import Stage
+from kit.recipe import Recipe, Stage
 from kit.training.checkpoint import State
 
 SWA = "swa"
@@ -96,6 +97,24 @@ def check(stage: Stage, where: str) -> None:
         raise InputError(f"recipe keys {where}.ema and {where}.average are two averages of one stage: choose one")
     if stage.snapshots < 0:
         raise InputError(f"recipe key {where}.snapshots must be 0 (none) or more, not {stage.snapshots}")
+
+
+def check_kept(recipe: Recipe) -> None:
+    """Raises InputError for averages and snapshots of a stage that the next one begins anew or does not keep."""
+    stages = [(number, stage) for number, stage in enumerate(recipe.stages) if recipe.trains(stage)]
+    for (number, stage), (after, following) in pairwise(stages):
+        teaches = stage.consistency == "mean-teacher"  # which is worth an average by itself
+        if kind(stage) not in ("", kind(following)) and not teaches:
+            key = "ema" if stage.ema else "average"
+        elif stage.snapshots and not following.snapshots:
+            key = "snapshots"
+        else:
+            continue
+        value = getattr(stage, key)
+        raise InputError(
+            f"recipe key stages.{number}.{key} comes to nothing, for stages.{after} does not go on with it: "
+            f"leave it out, or give stages.{after}.{key}={str(value).lower()} too"
+        )
 
 
 def check_snapshot_weights(how: str) -> None:

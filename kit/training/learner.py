@@ -30,7 +30,17 @@ from kit.nets.allocator import keep_freed_memory
 from kit.nets.heads import HeadLoss
 from kit.nets.tta import check_tta
 from kit.recipe import Recipe, Stage
-from kit.training import averaging, checkpoint, consistency, optimisers, pseudo, schedules, team, unlabelled
+from kit.training import (
+    averaging,
+    checkpoint,
+    consistency,
+    micro_batches,
+    optimisers,
+    pseudo,
+    schedules,
+    team,
+    unlabelled,
+)
 from kit.training.averaging import Averaging
 from kit.training.callbacks import (
     Conductor,
@@ -42,7 +52,6 @@ from kit.training.callbacks import (
 )
 from kit.training.checkpoint import State
 from kit.training.loaders import make_loaders
-from kit.training.micro_batches import MicroBatches
 from kit.training.recorder import DeviceRecorder
 from kit.training.schedules import Epoch, plan
 from kit.training.score import RunningScore, TileScore
@@ -142,9 +151,7 @@ def make_learner(
         sampling=recipe.data.sampling,
         labels=labels,
     )
-    own = loaders.train.dataset
-    for stage in filter(recipe.trains, recipe.stages):
-        team.check_batch(min(stage.bs, schedules.tiles_drawn(stage, own.n_tiles, own.n_pseudo)))
+    micro_batches.check(recipe, net, loaders.train.dataset)
     kinds = consistency.used(recipe)
     if kinds:
         loaders.loaders.append(unlabelled.make_loader(recipe, tiles, device(), net.needs_depth, num_workers))
@@ -166,7 +173,7 @@ def learner_of(loaders: DataLoaders, net: model.TileNet, first: Stage, loss: Los
         splitter=lambda net: net.parameter_groups(),
         lr=first.lr,
         metrics=metric,
-        cbs=[MicroBatches(), *([LossScaling(device())] if net.precision is torch.float16 else [])],
+        cbs=[micro_batches.MicroBatches(), *([LossScaling(device())] if net.precision is torch.float16 else [])],
     )
     learn.remove_cb(learn.recorder)
     learn.add_cb(DeviceRecorder())
@@ -178,6 +185,7 @@ def _check(recipe: Recipe, fold: int | None) -> None:
     """Names and values that would otherwise be looked at only after hours of training."""
     check_tta(recipe.tta)
     averaging.check_snapshot_weights(recipe.snapshot_weights)
+    averaging.check_kept(recipe)
     for number, stage in enumerate(recipe.stages):
         losses.mix(stage.loss)
         for room in (optimisers, schedules, averaging, pseudo, consistency):
@@ -236,11 +244,9 @@ def begin_stage(
     if saved and state.optimiser == wanted:
         learn.opt.opt.load_state_dict(saved)
     state.optimiser = wanted
-    # what is averaged or kept belongs to the stages up to the last one: nothing older than a stage without any
+    # what is averaged belongs to the stages up to the last one: nothing older than a stage without any
     if state.averaging != averaging.kind(stage):
         state.averaging, state.averaged, state.averaged_count = averaging.kind(stage), {}, 0
-    if not stage.snapshots:
-        state.snapshots = []
     own = [epoch for epoch in epochs if epoch.stage == number]
     ahead = [epoch for epoch in own if epoch.number >= state.epoch]
     conductor = Conductor(recipe, ahead, state, optimisers.lr_factors(recipe, stage))

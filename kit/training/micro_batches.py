@@ -7,7 +7,39 @@ import torch
 from fastai.callback.core import Callback, CancelBatchException
 from torch import Tensor
 
-from kit.training import team
+from kit.errors import InputError
+from kit.nets.blocks import BAM, PyramidPooling
+from kit.nets.model import TileNet
+from kit.recipe import Recipe
+from kit.training import schedules, team
+from kit.training.loaders import TileDataset
+
+
+def count_of(tiles: int, at_once: int) -> int:
+    """In how many parts so many tiles of a batch go through the net: as many in every process, for a synchronised
+    batch-norm waits for all of them.
+    """
+    largest, smallest = -(-tiles // team.size()), tiles // team.size()
+    return min(-(-largest // at_once), smallest)
+
+
+def check(recipe: Recipe, net: TileNet, data: TileDataset) -> None:
+    """Raises InputError for batches too small for the processes, or with too small parts for the net."""
+    pooled = any(isinstance(module, BAM | PyramidPooling) for module in net.modules())
+    for number, stage in enumerate(recipe.stages):
+        if not recipe.trains(stage):
+            continue
+        tiles = min(stage.bs, schedules.tiles_drawn(stage, data.n_tiles, data.n_pseudo))
+        own = tiles // team.size()
+        if not own:
+            raise InputError(
+                f"a batch of {tiles} tiles is too small for {team.size()} processes: raise --bs, or start fewer"
+            )
+        if pooled and own // count_of(tiles, stage.at_once) == 1:
+            raise InputError(
+                f"one tile at a time, of a batch of {tiles} in stage {number + 1}, gives the batch-norms behind the "
+                f"pooled maps of salt.bam or salt.centre psp nothing to normalise: raise stages.{number}.bs or micro_bs"
+            )
 
 
 class MicroBatches(Callback):
@@ -28,9 +60,8 @@ class MicroBatches(Callback):
         if not self.training and team.size() == 1:  # perhaps a batch without targets
             return
         tiles = len(self.learn.yb[0])
-        if self.training:  # as many parts in every process: a synchronised batch-norm waits for all of them
-            largest, smallest = -(-tiles // team.size()), tiles // team.size()
-            self.count = min(-(-largest // self.learn.dls.train.stage.at_once), smallest)
+        if self.training:
+            self.count = count_of(tiles, self.learn.dls.train.stage.at_once)
         self.in_parts = self.count > 1 or len(team.part_of(self.learn.yb[0])) < tiles
         if not self.in_parts:
             return

@@ -79,12 +79,12 @@ def noam(stage: Stage, now: Position) -> Rate:
 
 
 def plateau(stage: Stage, now: Position) -> Rate:
-    """`lr` times `factor` for each time that more than `patience` epochs were no better, as torch counts them."""
+    """`lr` times `factor` each time that `patience` epochs were no better, as Keras counts them (torch: one more)."""
     lowered, waited, best = 0, 0, -math.inf
     for value in now.values:
         waited = 0 if value > best else waited + 1
         best = max(best, value)
-        if waited > stage.patience:
+        if waited >= stage.patience:
             lowered, waited = lowered + 1, 0
     return Rate(max(stage.lr * stage.factor**lowered, stage.lr_min))
 
@@ -99,7 +99,13 @@ SCHEDULES: dict[str, Callable[[Stage, Position], Rate]] = {
     "plateau": plateau,
 }
 CYCLIC = ("cosine", "poly")
-USED_BY = {"cycles": CYCLIC, "steps": ("triangular2", "noam"), "lr_min": (*CYCLIC, "triangular2", "plateau")}
+USED_BY = {
+    "cycles": CYCLIC,
+    "steps": ("triangular2", "noam"),
+    "lr_min": (*CYCLIC, "triangular2", "plateau"),
+    "factor": ("plateau",),
+    "patience": ("plateau",),
+}
 MONITORS = {"score": "max", "valid_loss": "min", "train_loss": "min"}
 
 
@@ -181,7 +187,7 @@ def check(stage: Stage, where: str) -> None:
         "steps": (stage.steps >= 1 or stage.schedule not in USED_BY["steps"], f"above 0 for {stage.schedule}"),
         "lr_min": (0 <= stage.lr_min <= stage.lr, f"between 0 and the stage's lr of {stage.lr:g}"),
         "factor": (0 < stage.factor < 1, "between 0 and 1"),
-        "patience": (stage.patience >= 0, "0 or more"),
+        "patience": (stage.patience >= 1, "1 or more"),
         "stop": (stage.stop >= 0, "0 (never) or more"),
     }
     for key, (good, wanted) in needs.items():

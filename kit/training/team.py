@@ -178,12 +178,6 @@ def _train(run: Run, job: Job) -> None:
     train_folds(run, *command.prepared(run, job.data), job.which)
 
 
-def check_batch(tiles: int) -> None:
-    """Raises InputError where training batches of so many tiles leave a process without any."""
-    if tiles < size():
-        raise InputError(f"a batch of {tiles} tiles is too small for {size()} processes: raise --bs, or start fewer")
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):

@@ -1,5 +1,6 @@
 """Averages of weights and of predictions are the means that their papers say."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from kit.recipe import Stage
 from kit.training import averaging
 from kit.training.averaging import Averaging, snapshot_weights
 from kit.training.checkpoint import State
+from tests.small import tiny_recipe
 
 
 def net_with_norm():
@@ -103,6 +105,24 @@ def test_snapshots_count_alike_or_by_their_age():
 def test_what_no_average_can_be_is_one_line(keys, words):
     with pytest.raises(InputError, match=rf"stages\.1.*{words}"):
         averaging.check(Stage(**keys), "stages.1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["stages.0.snapshots=3"], "stages.0.snapshots comes to nothing, for stages.1 does not go on with it"),
+        (["stages.1.ema=0.9"], "stages.1.ema comes to nothing, .* give stages.2.ema=0.9 too"),
+        (["stages.0.average=true"], "stages.0.average comes to nothing, .* give stages.1.average=true too"),
+        (["stages.1.average=true"], ""),
+        (["stages.2.snapshots=3"], ""),
+        (["stages.1.ema=0.9", "stages.1.consistency=mean-teacher"], ""),
+        (["stages.1.pseudo=only", "stages.0.average=true"], ""),  # stage 2 has no run to train on
+    ],
+)
+def test_what_the_next_stage_would_throw_away_is_refused(settings, words):
+    recipe = tiny_recipe(*settings)
+    with pytest.raises(InputError, match=words) if words else nullcontext():
+        averaging.check_kept(recipe)
 
 
 def test_an_unknown_way_to_weigh_snapshots_lists_the_known_ones():

@@ -190,7 +190,7 @@ def test_a_plateau_stage_lowers_its_rate_and_ends_early(tmp_path):
         def after_epoch(self) -> None:
             self.learn.final_record[2] = 0.5
 
-    recipe = tiny_recipe("stages.1.epochs=30", "stages.1.patience=1", "stages.1.stop=6", "stages.1.factor=0.1")
+    recipe = tiny_recipe("stages.1.epochs=30", "stages.1.patience=2", "stages.1.stop=6", "stages.1.factor=0.1")
     rates = Rates()
     recipe = replace(recipe, stages=recipe.stages[1:2])
     learn = learner.make_learner(recipe, TILES, 0)

@@ -8,10 +8,12 @@ import torch
 from fastai.callback.core import Callback
 from torch import nn
 
+from kit.errors import InputError
 from kit.nets.heads import Outputs
 from kit.recipe import Salt, Stage
 from kit.training import budget
-from tests.small import tiny_recipe
+from kit.training.learner import make_learner
+from tests.small import easy_tiles, tiny_recipe
 from tests.training.test_resume import assert_equal, killed_and_resumed, stopped_and_resumed, train
 from tests.training.toys import Toy, fit, toys
 
@@ -142,6 +144,20 @@ def test_a_part_that_holds_the_whole_batch_changes_nothing(tmp_path):
     )
     assert all(torch.equal(own, other) for own, other in zip(parts, whole, strict=True))
     pd.testing.assert_frame_equal(history.drop(columns="seconds"), expected.drop(columns="seconds"), check_exact=True)
+
+
+@pytest.mark.parametrize("pooled", [("salt.bam=true",), ("salt.centre=psp",)])
+def test_one_tile_at_a_time_is_refused_where_torch_cannot_normalise_it(pooled):
+    """And two are not: the smallest of equal parts counts, 2 of 5 in two parts, 1 of 5 in three."""
+    tiles, salt = easy_tiles(24, 1), ("net.decoder=salt", "salt.width=8", *pooled)
+    with pytest.raises(InputError, match=r"of a batch of 5 in stage 1, .*raise stages\.0\.bs or micro_bs"):
+        make_learner(tiny_recipe(*salt, "stages.0.micro_bs=2"), tiles, 0)
+    with pytest.raises(InputError, match="of a batch of 1 in stage 2"):
+        make_learner(tiny_recipe(*salt, "stages.1.bs=1"), tiles, 0)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):  # as torch would say
+        make_learner(tiny_recipe(*salt), tiles, 0).model.train()(torch.from_numpy(tiles.train_images[:1]))
+    learn = make_learner(tiny_recipe(*salt, "stages.0.micro_bs=3"), tiles, 0)
+    learn.model.train()(torch.from_numpy(tiles.train_images[:2]))
 
 
 def test_the_time_budget_times_every_part():

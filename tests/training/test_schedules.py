@@ -73,13 +73,15 @@ def test_noam_is_the_papers_formula_scaled_to_its_top():
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
-def test_plateau_follows_torchs_scheduler(mode):
-    """factor, patience, mode and lr_min mean what they mean in torch's ReduceLROnPlateau with a threshold of 0."""
+def test_plateau_follows_kerass_callback(mode):
+    """torch's ReduceLROnPlateau with a threshold of 0 waits one epoch longer than that of Keras, for it asks for more
+    than `patience` epochs that are no better.
+    """
     values = list(np.random.default_rng(0).random(80).round(2))
     stage = Stage(schedule="plateau", lr=1.0, factor=0.5, patience=3, lr_min=1e-3, monitor="valid_loss", mode=mode)
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimiser, mode=mode, factor=0.5, patience=3, min_lr=1e-3, threshold=0, threshold_mode="abs", eps=0
+        optimiser, mode=mode, factor=0.5, patience=2, min_lr=1e-3, threshold=0, threshold_mode="abs", eps=0
     )
     for number in range(1, len(values) + 1):
         reference.step(values[number - 1])
@@ -151,7 +153,8 @@ def test_fewer_tiles_than_a_batch_still_make_a_step():
         ({"schedule": "triangular2", "steps": -5}, "steps must be above 0"),
         ({"schedule": "plateau", "lr_min": 0.1}, "lr_min must be between 0 and the stage's lr of 0.001"),
         ({"schedule": "plateau", "factor": 1.5}, "factor must be between 0 and 1, not 1.5"),
-        ({"schedule": "plateau", "patience": -1}, "patience must be 0 or more"),
+        ({"schedule": "plateau", "patience": 0}, "patience must be 1 or more"),
+        ({"patience": 3}, "patience means nothing to schedule one-cycle: leave it out, or use plateau"),
         ({"stop": -1}, "stop must be 0"),
     ],
 )

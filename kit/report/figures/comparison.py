@@ -26,6 +26,7 @@ def score_against_speed(table: pd.DataFrame, title: str) -> Figure:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(ScalarFormatter())
+    axes.tick_params(axis="x", which="both", length=4, pad=4)  # a row of numbers
     legend(figure)
     return figure
 
