@@ -73,16 +73,16 @@ def write_probabilities(path: Path | str, shape: tuple[int, ...], parts: Iterabl
         os.fsync(file.fileno())
 
 
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Raises InputError for a file that is missing or not a JSON object."""
+def read_json(path: Path | str, mend: str = "restore or delete it") -> dict[str, Any]:
+    """Raises InputError for a file that is missing or, ending in `mend`, for one that is not a JSON object."""
     try:
         content = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is missing: the run is not finished, go on with train.py --resume") from None
     except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): restore or delete it") from None
+        raise InputError(f"{path} is not valid JSON ({error}): {mend}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold a JSON object: restore or delete it")
+        raise InputError(f"{path} does not hold a JSON object: {mend}")
     return content
 
 
@@ -139,7 +139,7 @@ class Run:
         path = self / "scores.json"
         if not path.exists():
             return {"folds": {}}
-        scores = read_json(path)
+        scores = read_json(path, "restore it")
         folds, known = scores.get("folds"), _numbers(scores, "mean", "std")
         if not known or not isinstance(folds, dict) or not all(_is_fold(*item) for item in folds.items()):
             raise InputError(f"{path} is not what train.py wrote: restore it")
@@ -223,7 +223,7 @@ def find_run(name: str, kind: str = RECIPE) -> Run:
 
 def default_name(recipe: str, arch: str) -> str:
     """A free run name such as baseline-resnet34-1120-1405."""
-    base = f"{recipe}-{arch.replace('/', '_').replace(':', '_')}-{datetime.now():%m%d-%H%M}"
+    base = re.sub(r"[^\w.+-]", "_", f"{recipe}-{arch}-{datetime.now():%m%d-%H%M}").lstrip(".+-")
     name, count = base, 1
     while (Path("runs") / name).exists():
         count += 1

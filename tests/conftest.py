@@ -5,6 +5,7 @@ import os
 import pytest
 
 from kit.machine import cpus
+from tests import processes
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core: threads of two would wait for each other
@@ -23,9 +24,22 @@ def pytest_xdist_auto_num_workers(config):
     return cpus() + (config.option.markexpr != "not slow")
 
 
+@pytest.fixture(autouse=True)
+def _no_script_runs_on():
+    yield
+    processes.kill_all()
+
+
 LONGEST = (
     *("test_scripts.py", "test_resume.py", "test_sweep.py", "test_kernel_run.py", "test_parallel.py", "test_team.py"),
-    *("test_tutorial.py", "test_browser.py", "test_micro_batches.py", "test_recipes.py"),
+    *(
+        "test_tutorial.py",
+        "test_browser.py",
+        "test_micro_batches.py",
+        "test_recipes.py",
+        "test_peer.py",
+        "test_encoders.py",
+    ),
 )
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,16 +26,20 @@ FORKING.set_forkserver_preload([
 class Started:
     """A script's process, with the part of subprocess.Popen that the tests use."""
 
+    alive: ClassVar[list["Started"]] = []
+
     def __init__(self, command: list[str], cwd: Path, environment: dict[str, str], before: Callable[[], None] | None):
         self._folder = tempfile.TemporaryDirectory()
         self._texts = [Path(self._folder.name) / name for name in ("out", "err")]
         self._process = FORKING.Process(target=_become, args=(command, cwd, environment, self._texts, before))
         self._process.start()
+        self.alive.append(self)
 
     def communicate(self, timeout: float = 600) -> tuple[str, ...]:
         """Wait for its end, and return stdout and stderr; once."""
         self._process.join(timeout)
         assert self._process.exitcode is not None, f"still running after {timeout} s"
+        self.alive.remove(self)
         with self._folder:
             return tuple(path.read_text() if path.exists() else "" for path in self._texts)
 
@@ -51,6 +56,13 @@ class Started:
 
     def send_signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
+
+
+def kill_all() -> None:
+    """End what a failed test has left running, for which pytest would wait at its end."""
+    for process in Started.alive:
+        process.kill()
+    Started.alive.clear()
 
 
 def start(script: str, *arguments: object, cwd: Path, before: Callable[[], None] | None = None,

@@ -27,6 +27,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("recipe", ["my recipe", ".hidden", "a/b", "größe"])
+def test_a_name_by_default_is_one_that_may_be_given(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = runs.default_name(recipe, "hf_hub:timm/resnet18.a1_in1k")
+    assert runs.new_run(name).path == Path("runs") / name
+    (tmp_path / "runs" / name).mkdir(parents=True)
+    assert runs.default_name(recipe, "hf_hub:timm/resnet18.a1_in1k") != name
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     """The file-size limit of the process stands in for a full disk: the write fails half way with an OSError."""
     path = tmp_path / "a.bin"

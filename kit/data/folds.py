@@ -8,6 +8,7 @@ mosaic whole ("mosaic") estimate the score on new ground. `exposure` says how fa
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,17 @@ from kit.errors import InputError
 
 if TYPE_CHECKING:
     from kit.data.tiles import Tiles
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A run's folds.csv, (id, fold). Raises InputError."""
+    try:
+        table = pd.read_csv(path, dtype={"id": str, "fold": int}, keep_default_na=False)[["id", "fold"]]
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"{path} is missing or damaged ({error}): restore it") from None
+    if table["id"].duplicated().any():
+        raise InputError(f"{path} has id {table['id'][table['id'].duplicated()].iloc[0]} twice: restore it")
+    return table
 
 
 def make(

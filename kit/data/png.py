@@ -1,6 +1,7 @@
 """One PNG becomes one tile or one mask, or a message that says why it cannot be one."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -34,6 +35,9 @@ def read_mask(data: bytes, where: str, shape: tuple[int, int]) -> np.ndarray:
             "write 0 for background and 255 for salt, or restore the file"
         )
     return grey == top if top else np.zeros(shape, bool)
+
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # sizes are looked at before pixels
 
 
 def _grey(data: bytes, where: str, shape: tuple[int, int], mixed: bool) -> np.ndarray:

@@ -123,8 +123,8 @@ def _predict_fold(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta:
     """Write the fold's files, unless those made from the same weights, tiles and TTA are there."""
     folder, made_from = run.fold(fold), run.fold(fold) / "test.json"
     stamp = _stamp(run, recipe, tiles, fold, tta, weights)
-    there = all((folder / name).exists() for name in ("test.json", *_files(recipe)))
-    if there and read_json(made_from) == stamp:
+    whole = all(_is_whole(folder / name, len(tiles.test_ids)) for name in _files(recipe))
+    if whole and made_from.exists() and read_json(made_from) == stamp:
         print(f"fold {fold_name(fold)}: predicted already")
         return
     made_from.unlink(missing_ok=True)
@@ -141,6 +141,14 @@ def _predict_fold(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta:
         write_probabilities(folder / "test_empty.npy", (len(images),), empty)
     write_json(made_from, stamp)
     print(f"fold {fold_name(fold)}: {len(images):,} tiles with {weights} weights and {tta} TTA", flush=True)
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Whether a file of probabilities is there with all its rows."""
+    try:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == count
+    except (OSError, ValueError, EOFError, TypeError):
+        return False
 
 
 def _stamp(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta: str, weights: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kit import recipe as recipes
-from kit.data.folds import coverage_class
+from kit.data import folds as folding
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.inference.labellers import Model, models_of, usable_of
@@ -67,7 +67,7 @@ def folds_to_label(members: Sequence[Run], text: str) -> list[int | None]:
         return [None]
     there = [fold for fold in members[0].finished_folds() if fold is not None]
     there = [fold for fold in there if all(fold in run.finished_folds() for run in members)]
-    known = max((labels.fold_table(run)["fold"].max() + 1 for run in members), default=0)
+    known = max((folding.read(run / "folds.csv")["fold"].max() + 1 for run in members), default=0)
     chosen = there if text == "all" else folds_of(text, int(known))
     lacking = [fold for fold in chosen if fold not in there]
     if not there and all(None in run.finished_folds() for run in members):
@@ -85,7 +85,7 @@ def label(members: Sequence[Run], tiles: Tiles, folds: Sequence[int | None], opt
     All folds are chosen before the first is written.
     Raises InputError where a model saw a validation tile of its fold, predictions are missing, or nothing is sure.
     """
-    table = labels.fold_table(members[0])
+    table = folding.read(members[0] / "folds.csv")
     valid_ids = [table["id"][table["fold"] == fold].tolist() if fold is not None else [] for fold in folds]
     makers = [models_of(members, tiles, fold, ids) for fold, ids in zip(folds, valid_ids, strict=True)]
     chosen = [_choose(members, tiles, *each, options) for each in zip(folds, makers, valid_ids, strict=True)]
@@ -103,9 +103,9 @@ def _choose(
     """The tiles that are labelled for a fold. Raises InputError where there are none."""
     usable = usable_of(models, tiles, options.halves)
     confidence, classes = _confidence(models, tiles, usable, options)
-    ids = labels.fold_table(members[0])["id"]
+    ids = folding.read(members[0] / "folds.csv")["id"]
     known = rows_of(tiles.train_ids, ids[~ids.isin(valid_ids)], str(members[0] / "folds.csv"))
-    quota = quotas(coverage_class(tiles.masks[known]), options.most or len(known))
+    quota = quotas(folding.coverage_class(tiles.masks[known]), options.most or len(known))
     eligible = confidence >= options.confidence
     rows = choose(confidence, classes, eligible, quota)
     if not len(rows):
@@ -219,7 +219,7 @@ def _judge(models: Sequence[Model], tiles: Tiles, usable: np.ndarray) -> tuple[n
         mean = _mean(prob, usable[:, part])
         sure[part] = decided(mean)
         agreed[part] = agreement(prob > CUT, usable[:, part])
-        classes[part] = coverage_class(mean > CUT)
+        classes[part] = folding.coverage_class(mean > CUT)
     return sure, agreed, classes
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from kit import cli, runs
 from kit import recipe as recipes
+from kit.data import folds as folding
 from kit.data import tiles as tile_files
 from kit.data.tiles import Tiles
 from kit.errors import InputError
@@ -84,8 +85,8 @@ def _difference(run: Run, previous: Run, first: Run, tiles: Tiles) -> str:
         return f"its labels are those of {own.pseudo_run or 'no run'}, not of {previous.path}"
     if _alike(own) != _alike(recipes.load(str(first / "recipe.toml"))):
         return "its recipe differs"
-    folds, asked = labels.fold_table(run), read_json(run / "environment.json")
-    if not folds.equals(labels.fold_table(first)):
+    folds, asked = folding.read(run / "folds.csv"), read_json(run / "environment.json")
+    if not folds.equals(folding.read(first / "folds.csv")):
         return "its folds.csv differs"
     if not first.made_on(asked["fingerprint"]):
         return "it was trained on other data"
@@ -155,7 +156,7 @@ def _train(
         command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, data, which, tensorboard, first.name)
         return
     seconds = cli.seconds("time_budget", recipe.time_budget.split()[0]) if recipe.time_budget else None
-    command.start(run, recipe, tiles, data, labels.fold_table(first), which, seconds, tensorboard, first.name)
+    command.start(run, recipe, tiles, data, folding.read(first / "folds.csv"), which, seconds, tensorboard, first.name)
 
 
 def gain(before: Run, after: Run, tiles: Tiles) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 import argparse
 
 from kit import cli, runs
+from kit.data import folds as folding
 from kit.data import tiles as tile_files
 from kit.errors import InputError
 from kit.report import figures
-from kit.training import command, pseudo
+from kit.training import command
 
 TABLE, PICTURE = "lr_find.csv", "lr_find.png"  # of a run: lr, loss, suggested; drawn
 
@@ -22,7 +23,7 @@ def find(args: argparse.Namespace) -> None:
     if args.resume:
         run = runs.find_run(args.run or "latest")
         recipe, tiles = command.reopen(run, runs.RECIPE, args)
-        table = pseudo.fold_table(run)
+        table = folding.read(run / "folds.csv")
     else:
         recipe = command.recipe_of(args)
         data = cli.data_dir(args.data)

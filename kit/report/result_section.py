@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kit import recipe as recipes
+from kit.data import folds as folding
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.report import csv_table, figures
@@ -17,7 +18,6 @@ from kit.runs import Run, read_json
 from kit.scoring import decide, threshold
 from kit.scoring.decision import Decision
 from kit.scoring.metric import average_precision
-from kit.training.pseudo import fold_table
 
 SAMPLE = 100  # training tiles predicted again
 COMPARED = 1000  # test tiles, at most, on which folds are compared
@@ -132,7 +132,7 @@ def _beside_training(run: Run, tiles: Tiles, held: Held) -> Iterator[Plate]:
     if fold is None:
         print(f"left out: training tiles beside validation tiles, for {run.path} has no weights here")
         return
-    table = fold_table(run)
+    table = folding.read(run / "folds.csv")
     seen = table["id"][table["fold"] != fold]
     ids = seen.sample(min(SAMPLE, len(seen)), random_state=SEED)
     rows = decide.rows_of(tiles.train_ids, ids, f"{run / 'folds.csv'}")

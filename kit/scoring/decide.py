@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kit.data import folds as folding
 from kit.data.placement import digest
 from kit.data.tiles import Tiles
 from kit.errors import InputError
@@ -174,11 +175,7 @@ def empty_head(run: Run, split: str, count: int) -> np.ndarray | None:
 
 def folds_of(run: Run, ids: pd.Series) -> np.ndarray:
     """The fold of each id, (n,) int, from folds.csv. Raises InputError where it is damaged or lacks one."""
-    try:
-        table = pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
-        folds = table["fold"].reindex(ids)
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{run / 'folds.csv'} is damaged ({error}): restore it") from None
+    folds = folding.read(run / "folds.csv").set_index("id")["fold"].reindex(ids)
     if folds.isna().any():
         raise InputError(f"{run / 'folds.csv'} lacks id {ids.iloc[int(np.argmax(folds.isna()))]}: restore it")
     return folds.to_numpy(int)

@@ -60,7 +60,7 @@ def load_weights(path: Path, net: nn.Module) -> None:
     try:
         tensors = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}): delete it and go on with train.py --resume") from None
+        raise InputError(f"{path} is damaged ({error}): restore it, or delete it to train the fold again") from None
     fill(net, tensors, path)
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from kit import cli, machine, runs
 from kit import recipe as recipes
+from kit.data import folds as folding
 from kit.data import placement
 from kit.data import tiles as tile_files
 from kit.data.tiles import Tiles
@@ -196,7 +197,7 @@ def go_on(
 ) -> None:
     """Train the folds of a run that are not done yet, or those of `which`. Exits with 130 when stopped; see `start`."""
     request = runs.read_json(run / "environment.json")
-    table = read_folds(run)
+    table = folding.read(run / "folds.csv")
     which = request["folds"] if which is None else which
     with run.lock():
         from kit.training import parallel
@@ -207,14 +208,9 @@ def go_on(
         _finish(run, lambda name: parallel.train_folds(*work, name, tensorboard), resumed_as)
 
 
-def read_folds(run: Run) -> pd.DataFrame:
-    """The folds (id, fold) that a run was begun with."""
-    return pd.read_csv(run / "folds.csv", dtype={"id": str}, keep_default_na=False)
-
-
 def prepared(run: Run, data: Path) -> tuple[Recipe, Tiles, pd.DataFrame]:
     """Recipe, tiles and folds of a run that another process has begun."""
-    return recipes.load(str(run / runs.RECIPE)), tile_files.load(data), read_folds(run)
+    return recipes.load(str(run / runs.RECIPE)), tile_files.load(data), folding.read(run / "folds.csv")
 
 
 def deal(data: Path, recipe: Recipe, tiles: Tiles) -> pd.DataFrame:

@@ -42,6 +42,8 @@ def train_folds(
     `learner`, if given, is the one of the first fold to train. False when Ctrl-C or SIGTERM stopped it.
     """
     for fold in which:
+        _check_not_lost(run, fold)
+    for fold in which:
         if fold in run.finished_folds():
             print(f"fold {fold_name(fold)} is done already")
             continue
@@ -60,7 +62,19 @@ def train_folds(
         if state is None:
             return False
         finish_fold(run, recipe, folds, fold, learn, state)
+    _join_again(run)
     return True
+
+
+def _check_not_lost(run: Run, fold: int | None) -> None:
+    """Raises InputError for a fold that was trained to its end, of which scores.json does not tell any more."""
+    folder = run.fold(fold)
+    ended = (folder / "last.safetensors").exists() and not (folder / "resume.pt").exists()
+    if ended and fold_name(fold) not in run.scores()["folds"]:
+        raise InputError(
+            f"{folder} was trained to its end, but {run / 'scores.json'} does not say so: restore that file, "
+            "or delete the folder to train it again"
+        )
 
 
 def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None, learn: Learner, state: State) -> None:
@@ -168,22 +182,40 @@ def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
     values = [fold["score"] for fold in scores["folds"].values() if "score" in fold]
     if values:
         scores |= {"mean": round(float(np.mean(values)), 5), "std": round(float(np.std(values)), 5)}
-        validated = [name for name, fold in scores["folds"].items() if "score" in fold]
-        parts = [run.fold(int(name)) for name in validated]
-        _join([part / "valid.npy" for part in parts], run / "oof.npy")
-        if all((part / "empty.npy").exists() for part in parts):
-            _join([part / "empty.npy" for part in parts], run / "oof_empty.npy")
-        ids = pd.concat([pd.read_csv(part / "valid_ids.csv", dtype=str, keep_default_na=False) for part in parts])
-        write_text(run / "oof_ids.csv", ids.to_csv(index=False))
+        _join_folds(run, scores)
     # made from fewer folds
     for name in ("test.npy", "test_empty.npy", "test_ids.csv", *FILES):
         (run / name).unlink(missing_ok=True)
     write_json(run / "scores.json", scores)
 
 
+def _join_folds(run: Run, scores: dict[str, Any]) -> None:
+    """Put the out-of-fold files of a run together from those of its folds."""
+    parts = [run.fold(int(name)) for name, entry in scores["folds"].items() if "score" in entry]
+    _join([part / "valid.npy" for part in parts], run / "oof.npy")
+    if all((part / "empty.npy").exists() for part in parts):
+        _join([part / "empty.npy" for part in parts], run / "oof_empty.npy")
+    ids = pd.concat([pd.read_csv(part / "valid_ids.csv", dtype=str, keep_default_na=False) for part in parts])
+    write_text(run / "oof_ids.csv", ids.to_csv(index=False))
+
+
+def _join_again(run: Run) -> None:
+    """Where the out-of-fold files of a run were lost, or one of them."""
+    scores = run.scores()
+    if "mean" in scores and not all((run / name).exists() for name in ("oof.npy", "oof_ids.csv")):
+        _join_folds(run, scores)
+        print(f"put together again: {run / 'oof.npy'}")
+
+
 def _join(parts: Sequence[Path], out: Path) -> None:
-    """Write the rows of several .npy files, in order, as one."""
-    arrays = [np.load(part, allow_pickle=False) for part in parts]
+    """Write the rows of several .npy files, in order, as one. Raises InputError where one is missing or damaged."""
+    try:
+        arrays = [np.load(part, allow_pickle=False) for part in parts]
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(
+            f"predictions of a fold are missing or damaged ({error}): restore them, or delete the fold's folder and "
+            "train it again"
+        ) from None
     write_probabilities(out, (sum(map(len, arrays)), *arrays[0].shape[1:]), arrays)
 
 

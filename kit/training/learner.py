@@ -77,14 +77,16 @@ def settle() -> None:
 
 
 def make_folds(recipe: Recipe, tiles: Tiles, placement: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The recipe's folds as a DataFrame(id, fold); with `limit` only so many random tiles."""
+    """The recipe's folds as a DataFrame(id, fold); with `limit` only so many random tiles, of each fold alike."""
     table = folding.make(tiles, recipe.data.folds, recipe.data.folds_by, recipe.seed, placement)
     if recipe.limit:
         if recipe.limit < 2 * recipe.data.folds:
             raise InputError(
                 f"limit {recipe.limit} is too small for {recipe.data.folds} folds: give at least two a fold"
             )
-        table = table.sample(min(recipe.limit, len(table)), random_state=recipe.seed).sort_index()
+        table = table.sample(frac=1, random_state=recipe.seed)
+        turns = table.groupby("fold").cumcount().sort_values(kind="stable").index
+        table = table.loc[turns[: recipe.limit]].sort_index()
     return table.reset_index(drop=True)
 
 

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelBatchException
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kit.errors import InputError
-from kit.nets.blocks import BAM, PyramidPooling
 from kit.nets.model import TileNet
+from kit.nets.tta import mean_probability
 from kit.recipe import Recipe
 from kit.training import schedules, team
 from kit.training.loaders import TileDataset
@@ -25,7 +27,6 @@ def count_of(tiles: int, at_once: int) -> int:
 
 def check(recipe: Recipe, net: TileNet, data: TileDataset) -> None:
     """Raises InputError for batches too small for the processes, or with too small parts for the net."""
-    pooled = any(isinstance(module, BAM | PyramidPooling) for module in net.modules())
     for number, stage in enumerate(recipe.stages):
         if not recipe.trains(stage):
             continue
@@ -35,11 +36,23 @@ def check(recipe: Recipe, net: TileNet, data: TileDataset) -> None:
             raise InputError(
                 f"a batch of {tiles} tiles is too small for {team.size()} processes: raise --bs, or start fewer"
             )
-        if pooled and own // count_of(tiles, stage.at_once) == 1:
+        if own // count_of(tiles, stage.at_once) == 1 and needs_two(net, data.images[:1]):
             raise InputError(
-                f"one tile at a time, of a batch of {tiles} in stage {number + 1}, gives the batch-norms behind the "
-                f"pooled maps of salt.bam or salt.centre psp nothing to normalise: raise stages.{number}.bs or micro_bs"
+                f"one tile at a time, of a batch of {tiles} in stage {number + 1}, gives a batch-norm of this net a "
+                f"single value, and nothing to normalise: raise stages.{number}.bs, or its micro_bs"
             )
+
+
+@torch.no_grad()
+def needs_two(net: TileNet, tile: np.ndarray) -> bool:
+    """Whether a batch-norm of the net stands behind a map of one pixel, for a tile (1, H, W) uint8."""
+    seen: list[int] = []
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 0].numel())) for norm in norms]
+    mean_probability([(1.0, net.eval())], tile, "none", np.zeros(1, np.float32))
+    for hook in hooks:
+        hook.remove()
+    return 1 in seen
 
 
 class MicroBatches(Callback):

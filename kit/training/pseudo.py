@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kit import recipe as recipes
+from kit.data import folds as folding
 from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.recipe import Recipe, Stage
@@ -130,20 +131,12 @@ def leaks(seen: Sequence[str], valid_ids: Sequence[str]) -> list[str]:
     return sorted(set(seen).intersection(valid_ids))
 
 
-def fold_table(run: Run) -> pd.DataFrame:
-    """folds.csv, (id, fold). Raises InputError."""
-    try:
-        return pd.read_csv(run / "folds.csv", dtype={"id": str, "fold": int}, keep_default_na=False)[["id", "fold"]]
-    except (ValueError, OSError, KeyError) as error:
-        raise InputError(f"{run / 'folds.csv'} is missing or damaged ({error}): restore it") from None
-
-
 def seen_by(run: Run, fold: int | None) -> set[str]:
     """The training tiles that a trained fold may know: those of the other folds, and what its own labels knew.
 
     Raises InputError where the run's files contradict each other, so that nothing is proved.
     """
-    table = fold_table(run)
+    table = folding.read(run / "folds.csv")
     outside = set(table["id"][table["fold"] == fold]) if fold is not None else set()
     if fold is not None:
         path = run.fold(fold) / "valid_ids.csv"

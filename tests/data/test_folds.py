@@ -21,6 +21,19 @@ def some_tiles(count=203, seed=0, depth=None):
     return SimpleNamespace(train_ids=[f"t{number:04d}" for number in range(count)], masks=masks, train_depth=depth)
 
 
+def test_a_file_of_folds_is_read_or_refused_in_one_line(tmp_path):
+    path = tmp_path / "folds.csv"
+    with pytest.raises(InputError, match="is missing or damaged"):
+        folds.read(path)
+    table = pd.DataFrame({"id": ["0010", "NA", "1e5"], "fold": [1, 0, 2]})
+    table.to_csv(path, index=False)
+    pd.testing.assert_frame_equal(folds.read(path), table)
+    for text, words in (("garbage\n", "damaged"), ("id,fold\na,\n", "damaged"), ("id,fold\na,0\na,1\n", "id a twice")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"folds\.csv .*{words}.*: restore it"):
+            folds.read(path)
+
+
 def square(side, mosaic=0, prefix="t"):
     """The placement of a mosaic of side x side tiles, row by row."""
     return pd.DataFrame(

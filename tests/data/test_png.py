@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -28,6 +30,17 @@ def test_no_flipped_bit_changes_a_pixel() -> None:
             except InputError:
                 refused += 1
     assert refused > 0.9 * 8 * len(good)
+
+
+def test_a_huge_picture_is_refused_by_its_header_in_one_line():
+    """Pillow would warn of it; pytest makes that an error, so it is tried in another process."""
+    good = small.png(PIXELS)
+    header = good[12:16] + struct.pack(">II", 10_000, 10_000) + good[24:29]
+    huge = good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:]
+    code = f"from kit.data import png; png.read_image({huge!r}, 'x.png', (13, 11))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "InputError: x.png has 10000 x 10000 pixels" in done.stderr.splitlines()[-1]
+    assert "Warning" not in done.stderr
 
 
 def test_a_cut_file_is_refused_unless_only_the_end_marker_is_lost() -> None:

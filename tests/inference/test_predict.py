@@ -1,6 +1,7 @@
 """Test probabilities: every fold once, their mean, made again when what they were made from has changed."""
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def test_predictions_go_on_with_the_next_fold_and_are_remade_when_stale(run, cap
 
     assert made() == ["already", "already"]
     (run.fold(1) / "test.npy").unlink()  # cut in the second fold
+    assert made() == ["already", "made"]
+    os.truncate(run.fold(1) / "test.npy", 1000)
     assert made() == ["already", "made"]
     (run.fold(0) / "test.json").unlink()  # killed between the two files
     assert made() == ["made", "already"]

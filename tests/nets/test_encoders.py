@@ -288,10 +288,12 @@ class Boom:
 def test_files_that_are_not_weights_are_refused_and_not_run(tmp_path):
     torch.save({"x": Boom(tmp_path / "boom")}, tmp_path / "boom.pth")
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "whole.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
     (tmp_path / "text.bin").write_text("no weights")
     for name, reason in [
         ("boom.pth", "not a file of weights"),
+        ("module.pth", "more than tensors by name: save net.state_dict.. alone$"),
         ("text.safetensors", "not a file of weights"),
         ("text.bin", "not a file of weights"),
         ("whole.pth", "more than tensors"),

@@ -1,6 +1,8 @@
 """What a finished fold is left with: snapshots of the right epochs, candidates scored, nets to predict with."""
 
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -117,6 +119,33 @@ def test_the_average_that_taught_an_earlier_stage_is_not_left(tmp_path):
     run = train(tmp_path / "run", replace(recipe, stages=recipe.stages[:2]), Seen())
     assert read_json(run / "scores.json")["folds"]["0"]["candidates"].keys() == {"last", "best"}
     assert not (run.fold(0) / "averaged.safetensors").exists()
+
+
+def test_lost_files_are_made_again_or_asked_for(run, tmp_path, capsys):
+    own = Run(shutil.copytree(run.path, tmp_path / "run"))
+    again = partial(train_folds, own, CYCLES, TILES, learner.make_folds(CYCLES, TILES), [0])
+    expected = {name: (own / name).read_bytes() for name in ("oof.npy", "oof_ids.csv")}
+    for lost in (["oof.npy"], ["oof_ids.csv"], ["oof.npy", "oof_ids.csv"]):
+        for name in lost:
+            (own / name).unlink()
+        assert again()
+        assert capsys.readouterr().out.splitlines() == [
+            "fold 0 is done already",
+            f"put together again: {own / 'oof.npy'}",
+        ]
+        assert {name: (own / name).read_bytes() for name in expected} == expected
+    (own / "oof.npy").unlink()
+    (own.fold(0) / "valid.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="delete the fold's folder and train it again"):
+        again()
+    before = {path: path.read_bytes() for path in own.fold(0).rglob("*.safetensors")}
+    (own / "scores.json").write_text("{")
+    with pytest.raises(InputError, match=r"scores\.json is not valid JSON .*: restore it$"):
+        again()
+    (own / "scores.json").unlink()
+    with pytest.raises(InputError, match=r"fold_0 was trained to its end, but .*scores\.json does not say so"):
+        again()
+    assert {path: path.read_bytes() for path in own.fold(0).rglob("*.safetensors")} == before
 
 
 def prob_of(*args):
