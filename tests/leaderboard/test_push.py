@@ -223,7 +223,7 @@ def test_the_whole_story(kaggle, tmp_path):
     home.mkdir()
     demo.write(data, n_train=40, n_test=12, seed=3)
     kaggle.kernels.runs_in, kaggle.kernels.place = data, tmp_path / "machine"
-    tiny = ["--recipe", "demo", "--arch", "test_resnet.r160_in1k", "--set", "limit=20"]
+    tiny = ["--recipe", "demo", "--arch", "test_resnet.r160_in1k", "--set", "limit=30"]
     story = [*tiny, "--no-gpu", "--time-limit", "5m", "--data", data, "--wait", "--submit", "-m", "from a kernel"]
     code, out, err = quick.run("push_kernel.py", *story, cwd=home)
     assert code == 0, out + err

@@ -17,7 +17,8 @@ TILES = easy_tiles(32, 4)
 
 
 def test_timing_the_first_steps_leaves_the_weights_alone():
-    recipe = tiny_recipe("data.channels=grey+depth+y", "stages.0.ema=0.9", "stages.0.normalise=true")
+    averages = [f"stages.{number}.ema=0.9" for number in range(3)]
+    recipe = tiny_recipe("data.channels=grey+depth+y", *averages, "stages.2.average=false", "stages.0.normalise=true")
     learn = learner.make_learner(recipe, TILES, 0)
     before = {key: tensor.clone() for key, tensor in learn.model.state_dict().items()}
     assert budget.fit_to(recipe, learn, 60).epochs > 0
