@@ -86,6 +86,14 @@ def read_json(path: Path | str, mend: str = "restore or delete it") -> dict[str,
     return content
 
 
+def has_rows(path: Path, count: int) -> bool:
+    """Whether a .npy file is there with so many rows, none of them cut off."""
+    try:
+        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == count
+    except (OSError, ValueError, EOFError, TypeError):
+        return False
+
+
 def forget_pages(array: np.ndarray) -> None:
     """Give back the memory of what was read so far of an array that is mapped from a file; others are left alone.
 

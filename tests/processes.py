@@ -60,9 +60,9 @@ class Started:
 
 def kill_all() -> None:
     """End what a failed test has left running, for which pytest would wait at its end."""
-    for process in Started.alive:
+    for process in tuple(Started.alive):
         process.kill()
-    Started.alive.clear()
+        process.communicate()
 
 
 def start(script: str, *arguments: object, cwd: Path, before: Callable[[], None] | None = None,

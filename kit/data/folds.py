@@ -24,8 +24,10 @@ def read(path: Path) -> pd.DataFrame:
     """A run's folds.csv, (id, fold). Raises InputError."""
     try:
         table = pd.read_csv(path, dtype={"id": str, "fold": int}, keep_default_na=False)[["id", "fold"]]
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, OverflowError) as error:
         raise InputError(f"{path} is missing or damaged ({error}): restore it") from None
+    if table.empty or table["fold"].min() < 0:
+        raise InputError(f"{path} is damaged ({'no rows' if table.empty else 'a fold below 0'}): restore it")
     if table["id"].duplicated().any():
         raise InputError(f"{path} has id {table['id'][table['id'].duplicated()].iloc[0]} twice: restore it")
     return table

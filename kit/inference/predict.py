@@ -14,7 +14,7 @@ from kit.data.tiles import Tiles
 from kit.errors import InputError
 from kit.nets.tta import Prediction, check_tta, mean_probability
 from kit.recipe import Recipe
-from kit.runs import Run, forget_pages, read_json, write_json, write_probabilities, write_text
+from kit.runs import Run, forget_pages, has_rows, read_json, write_json, write_probabilities, write_text
 from kit.training.fold import fold_name, load_nets, weights_of
 
 CHUNK = 512  # tiles held in memory at a time; of several nets, each one's weights are read once for so many
@@ -123,7 +123,7 @@ def _predict_fold(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta:
     """Write the fold's files, unless those made from the same weights, tiles and TTA are there."""
     folder, made_from = run.fold(fold), run.fold(fold) / "test.json"
     stamp = _stamp(run, recipe, tiles, fold, tta, weights)
-    whole = all(_is_whole(folder / name, len(tiles.test_ids)) for name in _files(recipe))
+    whole = all(has_rows(folder / name, len(tiles.test_ids)) for name in _files(recipe))
     if whole and made_from.exists() and read_json(made_from) == stamp:
         print(f"fold {fold_name(fold)}: predicted already")
         return
@@ -141,14 +141,6 @@ def _predict_fold(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta:
         write_probabilities(folder / "test_empty.npy", (len(images),), empty)
     write_json(made_from, stamp)
     print(f"fold {fold_name(fold)}: {len(images):,} tiles with {weights} weights and {tta} TTA", flush=True)
-
-
-def _is_whole(path: Path, count: int) -> bool:
-    """Whether a file of probabilities is there with all its rows."""
-    try:
-        return len(np.load(path, mmap_mode="r", allow_pickle=False)) == count
-    except (OSError, ValueError, EOFError, TypeError):
-        return False
 
 
 def _stamp(run: Run, recipe: Recipe, tiles: Tiles, fold: int | None, tta: str, weights: str) -> dict[str, Any]:

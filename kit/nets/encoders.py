@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import safetensors
@@ -294,7 +295,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # safetensors, zipfile, pickle and torch each raise their own kinds
         if "Unsupported global" in str(error):  # a whole net was pickled
             raise InputError(f"{path}: holds more than tensors by name: save net.state_dict() alone") from error
-        raise InputError(f"{path}: not a file of weights ({_first_line(error)}): give .safetensors or .pth") from error
+        reason = "torch cannot read it" if isinstance(error, UnpicklingError) else _first_line(error)
+        raise InputError(f"{path}: not a file of weights ({reason}): give .safetensors or .pth") from error
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
         raise InputError(f"{path}: holds more than tensors by name: save net.state_dict() alone")
     return table

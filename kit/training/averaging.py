@@ -110,10 +110,10 @@ def check_kept(recipe: Recipe) -> None:
             key = "snapshots"
         else:
             continue
-        value = getattr(stage, key)
+        off, value = (str(each).lower() for each in (getattr(Stage(), key), getattr(stage, key)))
         raise InputError(
             f"recipe key stages.{number}.{key} comes to nothing, for stages.{after} does not go on with it: "
-            f"leave it out, or give stages.{after}.{key}={str(value).lower()} too"
+            f"give stages.{after}.{key}={value} too, or stages.{number}.{key}={off}"
         )
 
 

@@ -197,7 +197,9 @@ def go_on(
 ) -> None:
     """Train the folds of a run that are not done yet, or those of `which`. Exits with 130 when stopped; see `start`."""
     request = runs.read_json(run / "environment.json")
-    table = folding.read(run / "folds.csv")
+    table, count = folding.read(run / "folds.csv"), len(tiles.train_ids)
+    if len(table) != min(recipe.limit or count, count):
+        raise InputError(f"{run / 'folds.csv'} lists {len(table)} tiles, not those it was begun with: restore it")
     which = request["folds"] if which is None else which
     with run.lock():
         from kit.training import parallel

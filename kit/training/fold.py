@@ -14,7 +14,7 @@ from kit.errors import InputError
 from kit.nets import model
 from kit.nets.tta import Prediction, mean_probability
 from kit.recipe import Recipe, Stage
-from kit.runs import Run, exclusive, write_json, write_probabilities, write_text
+from kit.runs import Run, exclusive, has_rows, write_json, write_probabilities, write_text
 from kit.scoring.decision import FILES
 from kit.scoring.metric import KINDS, average_precision, kind_of
 from kit.training import averaging, checkpoint, pseudo
@@ -41,8 +41,7 @@ def train_folds(
 
     `learner`, if given, is the one of the first fold to train. False when Ctrl-C or SIGTERM stopped it.
     """
-    for fold in which:
-        _check_not_lost(run, fold)
+    _check_scores(run)
     for fold in which:
         if fold in run.finished_folds():
             print(f"fold {fold_name(fold)} is done already")
@@ -66,15 +65,16 @@ def train_folds(
     return True
 
 
-def _check_not_lost(run: Run, fold: int | None) -> None:
-    """Raises InputError for a fold that was trained to its end, of which scores.json does not tell any more."""
-    folder = run.fold(fold)
-    ended = (folder / "last.safetensors").exists() and not (folder / "resume.pt").exists()
-    if ended and fold_name(fold) not in run.scores()["folds"]:
-        raise InputError(
-            f"{folder} was trained to its end, but {run / 'scores.json'} does not say so: restore that file, "
-            "or delete the folder to train it again"
-        )
+def _check_scores(run: Run) -> None:
+    """Raises InputError where scores.json has lost a fold that was trained to its end."""
+    known = run.scores()["folds"]
+    for folder in sorted(run.path.glob("fold_*")):
+        ended = (folder / "last.safetensors").exists() and not (folder / "resume.pt").exists()
+        if ended and folder.name.removeprefix("fold_") not in known:
+            raise InputError(
+                f"{folder} was trained to its end, but {run / 'scores.json'} does not say so: restore that file, "
+                "or delete the folder to train it again"
+            )
 
 
 def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None, learn: Learner, state: State) -> None:
@@ -189,20 +189,36 @@ def _record(run: Run, fold: int | None, entry: dict[str, Any]) -> None:
     write_json(run / "scores.json", scores)
 
 
+def _validated(run: Run, scores: dict[str, Any]) -> list[Path]:
+    """The folders of the folds that have out-of-fold predictions, in order."""
+    return [run.fold(int(name)) for name, entry in scores["folds"].items() if "score" in entry]
+
+
 def _join_folds(run: Run, scores: dict[str, Any]) -> None:
     """Put the out-of-fold files of a run together from those of its folds."""
-    parts = [run.fold(int(name)) for name, entry in scores["folds"].items() if "score" in entry]
+    parts = _validated(run, scores)
     _join([part / "valid.npy" for part in parts], run / "oof.npy")
     if all((part / "empty.npy").exists() for part in parts):
         _join([part / "empty.npy" for part in parts], run / "oof_empty.npy")
-    ids = pd.concat([pd.read_csv(part / "valid_ids.csv", dtype=str, keep_default_na=False) for part in parts])
-    write_text(run / "oof_ids.csv", ids.to_csv(index=False))
+    write_text(run / "oof_ids.csv", pd.concat(map(_valid_ids, parts)).to_csv(index=False))
+
+
+def _valid_ids(folder: Path) -> pd.DataFrame:
+    """valid_ids.csv of a fold, (id). Raises InputError."""
+    try:
+        return pd.read_csv(folder / "valid_ids.csv", dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / 'valid_ids.csv'} is missing or damaged ({error}): restore it") from None
 
 
 def _join_again(run: Run) -> None:
-    """Where the out-of-fold files of a run were lost, or one of them."""
+    """Where out-of-fold files of a run were lost or cut off since its folds ended."""
     scores = run.scores()
-    if "mean" in scores and not all((run / name).exists() for name in ("oof.npy", "oof_ids.csv")):
+    parts, ids = _validated(run, scores), run / "oof_ids.csv"
+    count = sum(map(len, map(_valid_ids, parts)))
+    names = ["oof.npy", *(["oof_empty.npy"] if all((part / "empty.npy").exists() for part in parts) else [])]
+    whole = ids.exists() and len(ids.read_text().splitlines()) == count + 1
+    if parts and not (whole and all(has_rows(run / name, count) for name in names)):
         _join_folds(run, scores)
         print(f"put together again: {run / 'oof.npy'}")
 

@@ -36,10 +36,11 @@ def check(recipe: Recipe, net: TileNet, data: TileDataset) -> None:
             raise InputError(
                 f"a batch of {tiles} tiles is too small for {team.size()} processes: raise --bs, or start fewer"
             )
-        if own // count_of(tiles, stage.at_once) == 1 and needs_two(net, data.images[:1]):
+        together = team.size() if torch.cuda.is_available() else 1  # whose tiles a batch-norm sees
+        if together * (own // count_of(tiles, stage.at_once)) == 1 and needs_two(net, data.images[:1]):
             raise InputError(
                 f"one tile at a time, of a batch of {tiles} in stage {number + 1}, gives a batch-norm of this net a "
-                f"single value, and nothing to normalise: raise stages.{number}.bs, or its micro_bs"
+                f"single value, and nothing to normalise: raise stages.{number}.{'bs' if own == 1 else 'micro_bs'}"
             )
 
 

@@ -28,7 +28,14 @@ def test_a_file_of_folds_is_read_or_refused_in_one_line(tmp_path):
     table = pd.DataFrame({"id": ["0010", "NA", "1e5"], "fold": [1, 0, 2]})
     table.to_csv(path, index=False)
     pd.testing.assert_frame_equal(folds.read(path), table)
-    for text, words in (("garbage\n", "damaged"), ("id,fold\na,\n", "damaged"), ("id,fold\na,0\na,1\n", "id a twice")):
+    for text, words in (
+        ("garbage\n", "damaged"),
+        ("id,fold\na,\n", "damaged"),
+        ("id,fold\na,0\na,1\n", "id a twice"),
+        ("id,fold\n", "no rows"),
+        ("id,fold\na,-3\n", "below 0"),
+        (f"id,fold\na,{10**20}\n", "damaged"),
+    ):
         path.write_text(text)
         with pytest.raises(InputError, match=rf"folds\.csv .*{words}.*: restore it"):
             folds.read(path)

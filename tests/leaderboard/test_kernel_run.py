@@ -86,7 +86,7 @@ def planted(tmp_path, monkeypatch):
     """A wheel whose kit only says what it was called with."""
     folder = tmp_path / "planted" / "kit"
     (folder / "leaderboard").mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "cli.py", "runs.py", "leaderboard/__init__.py"):
+    for name in ("__init__.py", "errors.py", "cli.py", "machine.py", "runs.py", "leaderboard/__init__.py"):
         shutil.copy(package.PACKAGE / name, folder / name)
     said = "def run(root, args):\n    print('planted', root, args.recipe, args.set)\n"
     (folder / "leaderboard" / "kernel_run.py").write_text(said)

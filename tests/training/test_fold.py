@@ -1,5 +1,6 @@
 """What a finished fold is left with: snapshots of the right epochs, candidates scored, nets to predict with."""
 
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -134,6 +135,9 @@ def test_lost_files_are_made_again_or_asked_for(run, tmp_path, capsys):
             f"put together again: {own / 'oof.npy'}",
         ]
         assert {name: (own / name).read_bytes() for name in expected} == expected
+    os.truncate(own / "oof.npy", 1000)
+    assert again()
+    assert (own / "oof.npy").read_bytes() == expected["oof.npy"]
     (own / "oof.npy").unlink()
     (own.fold(0) / "valid.npy").write_bytes(b"")
     with pytest.raises(InputError, match="delete the fold's folder and train it again"):
@@ -145,6 +149,8 @@ def test_lost_files_are_made_again_or_asked_for(run, tmp_path, capsys):
     (own / "scores.json").unlink()
     with pytest.raises(InputError, match=r"fold_0 was trained to its end, but .*scores\.json does not say so"):
         again()
+    with pytest.raises(InputError, match="fold_0 was trained to its end"):  # though another one is asked for
+        train_folds(own, CYCLES, TILES, learner.make_folds(CYCLES, TILES), [1])
     assert {path: path.read_bytes() for path in own.fold(0).rglob("*.safetensors")} == before
 
 

@@ -4,7 +4,7 @@ from itertools import cycle
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from kit.report.figures.style import GREY, MARKS, chart, legend
 
@@ -47,6 +47,7 @@ def growth(table: pd.DataFrame, title: str) -> Figure:
         axes.set(xscale="log", yscale="log", xticks=sizes, ylim=(lowest / 2, 2 * table[column].max()))
         axes.set_xticklabels([f"{size:,}" for size in sizes])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.set_xlabel("Tiles, train and test", fontsize=11)
         axes.set_ylabel(name, fontsize=11)
