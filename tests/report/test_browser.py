@@ -284,6 +284,20 @@ def test_back_to_a_section_shows_the_tiles_as_they_were(tab):
     assert ids(tab) == large
 
 
+def test_so_it_is_when_the_choice_comes_before_the_browser_tells_of_the_link(tab):
+    pick(tab, "kind", "large")
+    tab.evaluate("""() => {
+        location.hash = "#training";
+        const kind = document.querySelector("select[name=kind]");
+        kind.value = "empty";
+        kind.dispatchEvent(new Event("change", { bubbles: true }));
+    }""")
+    tab.wait_for_function("location.hash.includes('kind=empty')")
+    tab.go_back()
+    tab.wait_for_function("location.hash === '#training'")
+    tab.wait_for_function("document.querySelector('select[name=kind]').value === 'large'")
+
+
 def test_a_click_beside_the_enlarged_tile_closes_it(tab):
     tab.locator(".tile").nth(2).click()
     tab.wait_for_selector("#viewer[open]")

@@ -38,15 +38,19 @@
     const kept = Object.entries(wanted).filter(([key, value]) => value !== defaults[key]);
     return `#tiles?${new URLSearchParams(kept)}`;
   };
+  const isOwn = () => (location.hash || "#tiles?").startsWith("#tiles?");
+  // at a link to a section: Back finds the tiles as they were
+  const remember = () => isOwn() || history.state || history.replaceState(hash({}), "");
   const go = (changed, backwards = false) => {
+    remember(); // the event of that link may be yet to come
     if (backwards) location.hash = hash(changed); // what Back undoes; not each step or layer
     else location.replace(hash(changed));
     read(); // at once: the event comes later, perhaps after the next key
   };
 
   const read = () => {
-    const own = (location.hash || "#tiles?").startsWith("#tiles?");
-    if (!own && !history.state) history.replaceState(hash({}), ""); // a link to a section: Back finds the tiles as they were
+    const own = isOwn();
+    remember();
     const [, query] = (own ? location.hash : history.state).split(/\?(.*)/s);
     const before = state;
     state = { ...defaults, ...Object.fromEntries([...new URLSearchParams(query ?? "")].filter(([key]) => Object.hasOwn(defaults, key))) };
