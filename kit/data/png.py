@@ -8,6 +8,7 @@ from PIL import Image
 
 from kit.errors import InputError
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # sizes are looked at before pixels
 SALT_VALUES = (1, 255, 65535)  # of a 1-bit (or hand-made), an 8-bit and a 16-bit mask
 
 
@@ -35,9 +36,6 @@ def read_mask(data: bytes, where: str, shape: tuple[int, int]) -> np.ndarray:
             "write 0 for background and 255 for salt, or restore the file"
         )
     return grey == top if top else np.zeros(shape, bool)
-
-
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # sizes are looked at before pixels
 
 
 def _grey(data: bytes, where: str, shape: tuple[int, int], mixed: bool) -> np.ndarray:

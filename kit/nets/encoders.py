@@ -293,10 +293,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         else:
             table = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile, pickle and torch each raise their own kinds
-        if "Unsupported global" in str(error):  # a whole net was pickled
-            raise InputError(f"{path}: holds more than tensors by name: save net.state_dict() alone") from error
-        reason = "torch cannot read it" if isinstance(error, UnpicklingError) else _first_line(error)
-        raise InputError(f"{path}: not a file of weights ({reason}): give .safetensors or .pth") from error
+        if "Unsupported global" not in str(error):
+            reason = "torch cannot read it" if isinstance(error, UnpicklingError) else _first_line(error)
+            raise InputError(f"{path}: not a file of weights ({reason}): give .safetensors or .pth") from error
+        table = None  # a whole net was pickled
     if not isinstance(table, dict) or not all(isinstance(value, Tensor) for value in table.values()):
         raise InputError(f"{path}: holds more than tensors by name: save net.state_dict() alone")
     return table

@@ -49,9 +49,10 @@ def judge(run: Run, tiles: Tiles, placement: pd.DataFrame | None) -> Judged:
     rows = decide.rows_of(tiles.train_ids, ids, f"{run / 'oof_ids.csv'}")
     decision = decide.decision_of(run)
     head, constant = decide.needed_head(run, "oof", len(ids), decision), tiles.constant("train")[rows]
-    parts, last, left_out = list(parts_of(decision)), [], mosaic_rules.weakest_first(decision.mosaic_rules)
-    if placement is not None and digest(placement) == decision.placement:
-        last, left_out = left_out, []
+    parts, last, left_out = list(parts_of(decision)), mosaic_rules.weakest_first(decision.mosaic_rules), []
+    if placement is None or digest(placement) != decision.placement:
+        last, left_out = [], last
+    else:
         near = Neighbours(placement, tiles.train_ids, tiles.masks)
     masks, scores, changes = np.empty(prob.shape, bool), np.empty(len(prob)), []
     for first in range(0, len(prob), CHUNK):

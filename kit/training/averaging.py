@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kit.errors import InputError
 from kit.recipe import Recipe, Stage
 from kit.training.checkpoint import State
+from kit.training.consistency import MEAN_TEACHER
 
 SWA = "swa"
 AGEING = 0.8  # the systems that weigh their snapshots by age do not say how fast the weights fall
@@ -103,7 +104,7 @@ def check_kept(recipe: Recipe) -> None:
     """Raises InputError for averages and snapshots of a stage that the next one begins anew or does not keep."""
     stages = [(number, stage) for number, stage in enumerate(recipe.stages) if recipe.trains(stage)]
     for (number, stage), (after, following) in pairwise(stages):
-        teaches = stage.consistency == "mean-teacher"  # which is worth an average by itself
+        teaches = stage.consistency == MEAN_TEACHER  # which is worth an average by itself
         if kind(stage) not in ("", kind(following)) and not teaches:
             key = "ema" if stage.ema else "average"
         elif stage.snapshots and not following.snapshots:

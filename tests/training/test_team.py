@@ -94,7 +94,11 @@ def trained(home: Path, name: str, *flags: str, count: int = 2) -> Run:
 
 @pytest.fixture(scope="module")
 def together(home):
-    return trained(home, "together", "--recipe", "plain.toml")
+    process = torchrun(home, "--run", "together", "--recipe", "plain.toml")
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert out.count("fold 0: score") == 1  # the leader's alone
+    return Run(home / "runs/together")
 
 
 def differences(one: Run, other: Run) -> dict[str, float]:
@@ -166,6 +170,16 @@ def test_refusals_come_once_and_leave_nothing(home, flags, words):
     assert len(lines) == 1, err
     assert words in lines[0]
     assert sorted((home / "runs").glob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_refusal_is_heard_though_torchrun_ends_all_processes_with_the_first(home):
+    process = torchrun(home, "--pretext", "--run", "refused")
+    _, err = process.communicate(timeout=600)
+    assert process.returncode != 0
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert lines == ["error: --pretext is for one process: start it without the launcher"]
+    assert not (home / "runs/refused").exists()
 
 
 # activations in timm's own batch-norms, and behind torch's
