@@ -20,6 +20,7 @@ def main() -> None:
     add("--recipe", metavar="A[,B]", default="baseline", help="names of train.py --list or .toml files")
     add("--seed", metavar="S[,T]", default="0", help="of folds, weights, order and augmentation (default: 0)")
     add("--fold", metavar="K", default="0", help="0, or 0,2, or all (default: 0)")
+    add("--per-device", type=int, default=1, metavar="N", help="trainings at a time on a GPU, or a machine without")
     add("--address", help="of an existing Ray cluster, or auto (default: a cluster of this machine alone)")
     add("flags", metavar="FLAG", nargs="*", help="after --: more flags of scripts/train.py, for each of the trainings")
     cli.add_data(parser)

@@ -21,6 +21,7 @@ def main() -> None:
     add("--recipe", metavar="NAME", help="a name of --list or a .toml file (default: baseline)")
     add("--list", action="store_true", help="print the recipes with their sources and costs, and stop")
     add("--fold", metavar="K", help="0, or 0,2, or all, or none = train on every tile, no validation (default: 0)")
+    add("--per-device", type=int, default=1, metavar="N", help="folds at a time on a GPU, or on the CPU (default: 1)")
     add("--epochs", type=float, metavar="N", help="passes over the training tiles in all; stages keep their shares")
     add("--lr", type=float, help="highest learning rate of the first stage; later stages keep their ratio to it")
     add("--bs", type=cli.batch_size, metavar="N", help="batch size; auto: the recipe's, in parts where memory is short")
@@ -46,12 +47,9 @@ def main() -> None:
 
         lr_find.find(args)
     elif args.pretext:
-        from kit.report import figures
-        from kit.training import pretext_command
+        from kit.report import pretext
 
-        run, tiles = pretext_command.train(args)
-        if tiles:
-            figures.save(figures.restoration(*tiles), run / "pretext.png")
+        pretext.train(args)
     else:
         from kit.inference import rounds
 

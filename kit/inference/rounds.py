@@ -24,6 +24,7 @@ from kit.scoring.metric import average_precision
 from kit.scoring.threshold import bootstrap_interval
 from kit.training import command
 from kit.training import pseudo as labels
+from kit.training.command import Manner
 
 
 def train(args: argparse.Namespace) -> None:
@@ -38,7 +39,7 @@ def train(args: argparse.Namespace) -> None:
         return
     data = cli.data_of_run(run, args.data)
     try:
-        _rounds(run, recipe, tile_files.load(data), data, args.tensorboard)
+        _rounds(run, recipe, tile_files.load(data), data, command.manner_of(args))
     except KeyboardInterrupt:  # between trainings: a training that is stopped says so itself
         print(f"stopped; go on with: python scripts/train.py --run {run.given} --resume", file=sys.stderr)
         raise
@@ -110,7 +111,7 @@ def _alike(recipe: Recipe) -> Recipe:
     return replace(recipe, pseudo_run="", iterate=0, time_budget="", stages=stages)
 
 
-def _rounds(first: Run, recipe: Recipe, tiles: Tiles, data: Path, tensorboard: bool) -> None:
+def _rounds(first: Run, recipe: Recipe, tiles: Tiles, data: Path, manner: Manner) -> None:
     """Every round that is not done yet; what each has gained goes into rounds.json of the first run."""
     which = read_json(first / "environment.json")["folds"]
     previous, rows = first, []
@@ -119,7 +120,7 @@ def _rounds(first: Run, recipe: Recipe, tiles: Tiles, data: Path, tensorboard: b
         own = replace(recipe, pseudo_run=str(previous.path), iterate=0)
         print(f"round {number} of {recipe.iterate}: {run.path} on labels of {previous.path}", flush=True)
         _label(previous, first, tiles, which)
-        _train(run, own, first, tiles, data, which, tensorboard)
+        _train(run, own, first, tiles, data, which, manner)
         rows.append({"run": str(run.path), "labels_of": str(previous.path)} | gain(previous, run, tiles))
         write_json(first / "rounds.json", rows)
         print(f"round {number} of {recipe.iterate}: {_in_words(rows[-1])}", flush=True)
@@ -149,14 +150,14 @@ def _train(
     tiles: Tiles,
     data: Path,
     which: Sequence[int | None],
-    tensorboard: bool,
+    manner: Manner,
 ) -> None:
     """Start a round of the training of `first`, or go on with it; its time budget is that of the first run."""
     if (run / "recipe.toml").exists():
-        command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, data, which, tensorboard, first.name)
+        command.go_on(run, recipes.load(str(run / "recipe.toml")), tiles, data, which, manner, first.name)
         return
     seconds = cli.seconds("time_budget", recipe.time_budget.split()[0]) if recipe.time_budget else None
-    command.start(run, recipe, tiles, data, folding.read(first / "folds.csv"), which, seconds, tensorboard, first.name)
+    command.start(run, recipe, tiles, data, folding.read(first / "folds.csv"), which, seconds, manner, first.name)
 
 
 def gain(before: Run, after: Run, tiles: Tiles) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +39,14 @@ RECIPE_FLAGS = (
     "time_budget",
     "set",
 )
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How folds are trained, which nothing that comes of it depends on."""
+
+    tensorboard: bool = False
+    per_device: int = 1  # folds at a time on each GPU, or on the cores where there is none
 
 
 def named_recipe(args: argparse.Namespace) -> Recipe:
@@ -90,8 +98,24 @@ def folds_of(text: str, n_folds: int) -> list[int | None]:
 
 def train(args: argparse.Namespace) -> Run:
     """Start a run or go on with one, and print what was written."""
+    manner = manner_of(args)
+    return _resume(args, manner) if args.resume else _start(args, manner)
+
+
+def manner_of(args: argparse.Namespace) -> Manner:
+    """What the flags of scripts/train.py say of it. Raises InputError."""
     check_tensorboard(args)
-    return _resume(args) if args.resume else _start(args)
+    check_per_device(args.per_device)
+    if args.per_device > 1 and (args.time_budget or args.bs == "auto"):
+        flag = "--time-budget" if args.time_budget else "--bs auto"
+        raise InputError(f"{flag} tries steps of one fold that has its device to itself: leave out --per-device")
+    return Manner(args.tensorboard, args.per_device)
+
+
+def check_per_device(number: int) -> None:
+    """Raises InputError for fewer than one."""
+    if number < 1:
+        raise InputError(f"--per-device must be 1 or more, not {number}")
 
 
 def check_tensorboard(args: argparse.Namespace) -> None:
@@ -100,7 +124,7 @@ def check_tensorboard(args: argparse.Namespace) -> None:
         raise InputError("--tensorboard needs its package: pip install tensorboard")
 
 
-def _start(args: argparse.Namespace) -> Run:
+def _start(args: argparse.Namespace, manner: Manner) -> Run:
     recipe = recipe_of(args)
     which = folds_of(args.fold or "0", recipe.data.folds)
     seconds = cli.seconds("--time-budget", args.time_budget) if args.time_budget else None
@@ -112,7 +136,7 @@ def _start(args: argparse.Namespace) -> Run:
     from kit.training import parallel
 
     each = seconds and seconds / parallel.turns(len(which))
-    start(run, recipe, tiles, data, table, which, each, args.tensorboard)
+    start(run, recipe, tiles, data, table, which, each, manner)
     return run
 
 
@@ -124,7 +148,7 @@ def start(
     table: pd.DataFrame,
     which: Sequence[int | None],
     seconds: float | None = None,
-    tensorboard: bool = False,
+    manner: Manner = Manner(),
     resumed_as: str = "",
 ) -> None:
     """Train the folds `which` of a new run with the folds `table` (id, fold), each in `seconds` if given.
@@ -135,7 +159,7 @@ def start(
     from kit.training import auto_batch, budget, parallel, pseudo
     from kit.training.learner import make_learner
 
-    count = parallel.at_once(len(which))
+    count = parallel.at_once(len(which), manner.per_device)
     # everything that can be refused is refused before a file is made
     with parallel.share_of_cores(0, count):
         learner = make_learner(recipe, tiles, which[0], table)
@@ -150,7 +174,7 @@ def start(
         runs.write_text(run / "folds.csv", table.to_csv(index=False))
         record(run, runs.RECIPE, recipe, tiles, data, which)
         work = (run, recipe, tiles, table, which, data)
-        _finish(run, lambda name: parallel.train_folds(*work, name, tensorboard, learner), resumed_as)
+        _finish(run, lambda name: parallel.train_folds(*work, name, manner, learner), resumed_as)
 
 
 def record(run: Run, kind: str, recipe: Recipe, tiles: Tiles, data: Path, which: Sequence[int | None]) -> None:
@@ -161,13 +185,13 @@ def record(run: Run, kind: str, recipe: Recipe, tiles: Tiles, data: Path, which:
     runs.write_text(run / kind, recipes.dumps(recipe))
 
 
-def _resume(args: argparse.Namespace) -> Run:
+def _resume(args: argparse.Namespace, manner: Manner) -> Run:
     run = runs.find_run(args.run or "latest")
     if (run / "ensemble.json").exists():
         raise InputError(f"{run.path} is an ensemble, which is not trained: name one of its runs")
     recipe, tiles = reopen(run, runs.RECIPE, args)
     which = folds_of(args.fold, recipe.data.folds) if args.fold else None
-    go_on(run, recipe, tiles, cli.data_of_run(run, args.data), which, args.tensorboard)
+    go_on(run, recipe, tiles, cli.data_of_run(run, args.data), which, manner)
     return run
 
 
@@ -192,7 +216,7 @@ def go_on(
     tiles: Tiles,
     data: Path,
     which: Sequence[int | None] | None = None,
-    tensorboard: bool = False,
+    manner: Manner = Manner(),
     resumed_as: str = "",
 ) -> None:
     """Train the folds of a run that are not done yet, or those of `which`. Exits with 130 when stopped; see `start`."""
@@ -207,7 +231,7 @@ def go_on(
         asked = request["folds"] + [fold for fold in which if fold not in request["folds"]]
         runs.write_json(run / "environment.json", request | {"folds": asked})
         work = (run, recipe, tiles, table, which, data)
-        _finish(run, lambda name: parallel.train_folds(*work, name, tensorboard), resumed_as)
+        _finish(run, lambda name: parallel.train_folds(*work, name, manner), resumed_as)
 
 
 def prepared(run: Run, data: Path) -> tuple[Recipe, Tiles, pd.DataFrame]:

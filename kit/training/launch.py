@@ -16,6 +16,7 @@ def launched() -> bool:
 def check(args: argparse.Namespace) -> None:
     """Raises InputError, in the first process alone, for flags of what one process does."""
     flags = [flag for flag in ("pretext", "lr_find") if getattr(args, flag)]
+    flags += ["per_device"] if args.per_device > 1 else []
     if launched() and flags:
         if os.environ["RANK"] != "0":
             sys.exit()  # as any other code would end the first one before it has said why

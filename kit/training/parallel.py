@@ -1,4 +1,4 @@
-"""Folds on several GPUs at once: each is trained by a process of its own (kit.training.worker) that sees one GPU.
+"""Folds at once, on several GPUs or several on one: a process of its own for each (kit.training.worker).
 
 This process holds the run's lock, deals out the folds and shows how they get on. What a fold's process prints comes
 here, and between that lines behind MARK that say how many of its steps are done. It ends when this one does, however
@@ -14,6 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +30,9 @@ from kit.runs import Run
 from kit.training import fold as one
 from kit.training import team
 from kit.training.callbacks import StopRequest
+from kit.training.command import Manner
 
+NO_GPU = ""  # CUDA_VISIBLE_DEVICES of a process that trains on the CPU
 MARK = "\x1e"  # ASCII's record separator
 Failure = tuple[str, int, str]  # the fold's name, the exit code, why
 
@@ -41,11 +44,16 @@ def devices() -> list[str]:
     return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
 
-def at_once(folds: int) -> int:
-    """How many of so many folds are trained at a time."""
+def at_once(folds: int, per_device: int = 1) -> int:
+    """How many of so many folds are trained at a time: `per_device` on each GPU, or on the CPU if there is none."""
     if team.size() > 1:  # all GPUs are taken by each fold
         return 1
-    return max(1, min(len(devices()), folds))
+    return max(1, min(per_device * max(1, len(devices())), folds))
+
+
+def places(count: int) -> list[str]:
+    """Where so many folds are trained at a time: a CUDA_VISIBLE_DEVICES for each, the GPUs as evenly as can be."""
+    return list(islice(cycle(devices() or [NO_GPU]), count))
 
 
 def turns(folds: int) -> int:
@@ -78,30 +86,32 @@ def train_folds(
     which: Sequence[int | None],
     data: Path,
     resume: str,
-    tensorboard: bool = False,
+    manner: Manner,
     learner: Learner | None = None,
 ) -> bool:
-    """kit.training.fold.train_folds on as many GPUs as there are: on one, or none, it is just that, and in processes
-    that take each step together as well.
+    """kit.training.fold.train_folds on as many GPUs as there are: with one fold at a time it is just that, and in
+    processes that take each step together as well.
 
-    On several, the run directory has to hold the recipe and the folds already. data: the folder of the tiles; resume:
-    the run that --resume goes on with. A fold that fails leaves the others alone; at the end one line names it, and the
-    process exits with the code that the fold's had, or 1 where folds differ in that.
+    Else the run directory has to hold the recipe and the folds already. data: the folder of the tiles; resume: the run
+    that --resume goes on with. A fold that fails leaves the others alone; at the end one line names it, and the process
+    exits with the code that the fold's had, or 1 where folds differ in that.
     """
     finished = run.finished_folds()
     todo = [fold for fold in which if fold not in finished]
-    count = at_once(len(todo))
+    count = at_once(len(todo), manner.per_device)
     if count == 1:
         team.announce(team.Job(run.path.resolve(), which, data.resolve()))
-        return one.train_folds(run, recipe, tiles, folds, which, tensorboard, learner)
+        return one.train_folds(run, recipe, tiles, folds, which, manner.tensorboard, learner)
     gc.collect()  # what was made to check the recipe is in the way of the process on the first GPU
     torch.cuda.empty_cache()
     for fold in which:
         if fold in finished:
             print(f"fold {one.fold_name(fold)} is done already")
-    print(f"{len(todo)} folds, {count} at a time, each on a GPU of its own", flush=True)
-    options = [str(data), "tensorboard"] if tensorboard else [str(data)]
-    crew = Crew(run, options, devices()[:count])
+    chosen = places(count)
+    alone = ", each on a GPU of its own" if len(set(chosen)) == count else ""
+    print(f"{len(todo)} folds, {count} at a time{alone}", flush=True)
+    options = [str(data), "tensorboard"] if manner.tensorboard else [str(data)]
+    crew = Crew(run, options, chosen)
     failures = crew.train([one.fold_name(fold) for fold in todo])
     if crew.asked:
         return False
@@ -115,7 +125,7 @@ def train_folds(
 
 
 class Crew(StopRequest):
-    """The processes of a run's folds, one a device. Ctrl-C and SIGTERM are handed on to them: save and stop.
+    """The processes of a run's folds, one for each of `devices`. Ctrl-C and SIGTERM are handed on: save and stop.
 
     Those of a terminal reach only this process, as each of the others is a group of its own; so a fold is asked once.
     """

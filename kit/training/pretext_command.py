@@ -27,8 +27,9 @@ KEPT = ("lr", "encoder_lr", "bs", "micro_bs", "optimiser", "weight_decay", "norm
 
 def train(args: argparse.Namespace) -> tuple[Run, "Restored | None"]:
     """Start a pretext run or go on with one; no pictures where it was finished before. Exits with 130 when stopped."""
-    if args.fold:
-        raise InputError("--pretext trains on all tiles and knows no folds: leave out --fold")
+    if args.fold or args.per_device > 1:
+        flag = "--fold" if args.fold else "--per-device"
+        raise InputError(f"--pretext trains on all tiles and knows no folds: leave out {flag}")
     command.check_tensorboard(args)
     return _resume(args) if args.resume else _start(args)
 

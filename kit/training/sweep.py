@@ -23,7 +23,7 @@ from kit import cli, runs
 from kit import recipe as recipes
 from kit.errors import InputError
 from kit.recipe import Recipe
-from kit.training.command import folds_of
+from kit.training.command import check_per_device, folds_of
 
 ROOT = Path(__file__).parents[2]
 LOOK = 2.0  # seconds between two looks for a new checkpoint
@@ -58,6 +58,7 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
         raise InputError("a sweep needs Ray: pip install 'ray>=2.40'")
     if not (ROOT / "scripts" / "train.py").exists():
         raise InputError("a sweep sends the scripts along, which the installed package lacks: run it from a clone")
+    check_per_device(args.per_device)
     try:
         seeds = [int(seed) for seed in args.seed.split(",")]
     except ValueError:
@@ -97,7 +98,7 @@ def run(tasks: list[Task], args: argparse.Namespace) -> pd.DataFrame:
     rows = {task.name: _row(task) for task in tasks}
     _join(args.address)
     try:
-        keeper, share = _keeper(), _share()
+        keeper, share = _keeper(), _share(args.per_device)
         waiting = {}
         for task in tasks:
             if rows[task.name]["score"] is None:
@@ -243,19 +244,20 @@ def _keeper() -> Any:
     return ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=here).remote(root)
 
 
-def _share() -> dict[str, float]:
-    """What a training takes of its machine: a GPU with its part of the cores, else all cores of the smallest one.
+def _share(per_device: int) -> dict[str, float]:
+    """What a training takes of its machine: that part of a GPU, or of the smallest machine where there is none.
 
-    Ray takes a task that waits for an answer for idle and lends its cores, but not its memory, to another: over half of
-    that keeps a second one away.
+    Ray takes a task that waits for an answer for idle and lends its cores, but not its memory, to another: so much of
+    that keeps one more away.
     """
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if any(machine.get("GPU") for machine in machines):
-        return {"num_gpus": 1, "num_cpus": min(m["CPU"] // m["GPU"] for m in machines if m.get("GPU"))}
+        cores = min(m["CPU"] // m["GPU"] for m in machines if m.get("GPU"))
+        return {"num_gpus": 1 / per_device, "num_cpus": max(1, cores // per_device)}
     cores, memory = (min(machine[name] for machine in machines) for name in ("CPU", "memory"))
-    return {"num_cpus": cores, "memory": 0.51 * memory}
+    return {"num_cpus": max(1, cores // per_device), "memory": 1.02 * memory / (per_device + 1)}
 
 
 def _machines() -> str:

@@ -159,7 +159,7 @@ def test_an_interrupted_round_says_once_how_all_go_on(begin, monkeypatch, capsys
     monkeypatch.setattr(rounds.command, "train", lambda args: first)
     monkeypatch.setattr(where, what)
     with pytest.raises(left):
-        begin(resume=True, tensorboard=False)
+        begin(resume=True, tensorboard=False, per_device=1)
     out, err = capsys.readouterr()
     assert (out + err).count("go on with") == (out + err).count("--run it --resume") == 1
 

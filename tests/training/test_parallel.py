@@ -19,6 +19,7 @@ import torch
 
 from kit.data import demo
 from kit.data import tiles as tile_files
+from kit.errors import InputError
 from kit.machine import cpus
 from kit.runs import Run, read_json
 from kit.training import checkpoint, command, parallel
@@ -138,8 +139,12 @@ def test_stopped_then_failing_then_whole_it_ends_where_one_process_does(
     assert {"fold 0: epoch", "fold 1: epoch"} <= {line[:13] for line in out.splitlines()}
 
     resume[1].write_bytes(b"")  # one fold cannot go on
-    assert exit_code(command.go_on, run, recipe, tiles, data) == 2
-    err = capfd.readouterr().err
+    monkeypatch.setattr(parallel, "devices", lambda: [])  # and there are no GPUs now, but two are to share the CPU
+    two = command.Manner(per_device=2)
+    assert exit_code(lambda: command.go_on(run, recipe, tiles, data, manner=two)) == 2
+    out, err = capfd.readouterr()
+    assert "3 folds, 2 at a time\n" in out
+    assert "fold 0: " in out
     assert f"error: fold 1 failed: {resume[1]} cannot be read" in err
     assert "2 of 3 folds were trained" in err
     assert err.rstrip().endswith(f"python scripts/train.py --run {run.path} --resume")
@@ -336,6 +341,36 @@ def test_a_process_on_one_gpu_is_given_its_name_among_those_that_are_visible(mon
     assert parallel.devices() == expected
 
 
+@pytest.mark.parametrize(
+    ("gpus", "per_device", "expected"),
+    [
+        ([], 1, [""]),
+        ([], 2, ["", ""]),
+        (["5"], 3, ["5", "5", "5"]),
+        (["0", "7"], 1, ["0", "7"]),
+        (["0", "7"], 2, ["0", "7", "0", "7"]),
+        (["0", "7", "8"], 2, ["0", "7", "8", "0", "7"]),  # of six places five folds take
+    ],
+)
+def test_gpus_are_shared_as_evenly_as_can_be(monkeypatch, gpus, per_device, expected):
+    monkeypatch.setattr(parallel, "devices", lambda: gpus)
+    assert parallel.places(parallel.at_once(5, per_device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"per_device": 0}, "--per-device must be 1 or more, not 0"),
+        ({"per_device": 2, "time_budget": "60m"}, "--time-budget tries steps of one fold that has its device to"),
+        ({"per_device": 2, "bs": "auto"}, "--bs auto tries steps of one fold that has its device to"),
+    ],
+)
+def test_what_cannot_share_a_device_is_refused_before_anything_is_read(flags, words):
+    none = dict.fromkeys((*command.RECIPE_FLAGS, "tensorboard", "run", "resume"))
+    with pytest.raises(InputError, match=re.escape(words)):
+        command.train(Namespace(**none | flags))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 8])
 @pytest.mark.parametrize("folds", [1, 2, 5, 6])
 def test_folds_of_an_equal_share_end_within_the_time_budget(monkeypatch, folds, count):
@@ -352,7 +387,7 @@ def test_a_time_budget_is_divided_by_the_turns(data, monkeypatch):
     monkeypatch.setattr(command, "start", lambda *args: asked.update(which=args[5], seconds=args[6]))
     flags = dict.fromkeys((*command.RECIPE_FLAGS, "tensorboard", "run", "resume"))
     given = {"recipe": str(TINY), "set": ["data.folds=5"], "fold": "all", "time_budget": "60m", "data": str(data)}
-    command.train(Namespace(**flags | given))
+    command.train(Namespace(per_device=1, **flags | given))
     assert asked == {"which": [0, 1, 2, 3, 4], "seconds": 1200}
 
 

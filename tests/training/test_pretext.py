@@ -112,13 +112,14 @@ class TestRecipe:
 
 def arguments(**given) -> argparse.Namespace:
     flags = dict.fromkeys((*command.RECIPE_FLAGS, "fold", "data", "run", "resume", "tensorboard"))
-    return argparse.Namespace(**{**flags, "set": [], **given})
+    return argparse.Namespace(**{**flags, "set": [], "per_device": 1, **given})
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"fold": "0"}, "knows no folds: leave out --fold"),
+        ({"per_device": 2}, "knows no folds: leave out --per-device"),
         ({"recipe": "plain-unet"}, "without an encoder"),
         ({"set": ["stages.1.loss=bce"]}, "--set stages.1.loss has no meaning"),
         ({"set": ["stages.0.schedule=cosine"]}, "--set stages.0.schedule has no meaning"),

@@ -69,6 +69,7 @@ def test_a_node_that_is_killed_costs_no_training_and_changes_no_result(tmp_path)
         (("--fold", "none"), "--fold none has no score to compare"),
         (("--fold", "7"), "--fold '7' must name different folds"),
         (("--recipe", "nobody"), "nobody"),
+        (("--per-device", "0"), "--per-device must be 1 or more, not 0"),
         (("--name", "a/b"), "is no usable name"),
     ],
 )

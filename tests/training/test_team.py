@@ -101,13 +101,17 @@ def together(home):
     return Run(home / "runs/together")
 
 
-def differences(one: Run, other: Run) -> dict[str, float]:
-    """The largest difference of any number in the weights of fold 0 of two runs, and in its history."""
+def differences(one: Run, other: Run, but: tuple[str, ...] = ()) -> dict[str, float]:
+    """The largest difference of any number in the weights of fold 0 of two runs, and in its history.
+
+    Tensors whose names end in one of `but` are left out.
+    """
     found = {}
     for path in sorted((one.fold(0)).glob("*.safetensors")):
         own, others = load_file(path), load_file(other.fold(0) / path.name)
         assert own.keys() == others.keys()
-        found[path.name] = max(float(np.abs(own[key] - others[key].astype(float)).max()) for key in own)
+        kept = [key for key in own if not key.endswith(but)]
+        found[path.name] = max(float(np.abs(own[key] - others[key].astype(float)).max()) for key in kept)
     own, others = (pd.read_csv(run.fold(0) / "history.csv").drop(columns="seconds") for run in (one, other))
     assert own["loss"].tolist() == others["loss"].tolist()
     numbers = [history.drop(columns="loss") for history in (own, others)]
@@ -141,15 +145,30 @@ def test_stopped_and_resumed_together_it_ends_where_it_would_have(home, together
     np.testing.assert_array_equal(np.load(cut / "oof.npy"), np.load(together / "oof.npy"))
 
 
+# a process's part of each batch, for one process that takes them one after the other
+NORMED = ["--recipe", str(TINY), "--epochs", "4", "--bs", "6", "--set", "precision=float32"]
+HALVES = [flag for stage in range(3) for flag in ("--set", f"stages.{stage}.micro_bs=3")]
+
+
 @pytest.mark.slow
-def test_with_batch_norm_a_teacher_and_averages_it_is_as_good_as_one_process(home):
-    flags = ["--recipe", str(TINY), "--epochs", "4", "--set", "stages.0.ema=0.9"]
-    flags += ["--set", "stages.0.consistency=mean-teacher", "--set", "precision=float32"]
-    one, two = trained(home, "one", *flags, count=1), trained(home, "two", *flags)
+def test_with_batch_norm_two_processes_train_as_one_does_with_micro_batches(home):
+    one, two = trained(home, "halves", *NORMED, *HALVES, count=1), trained(home, "normed", *NORMED)
+    found = differences(one, two, but=("running_mean", "running_var", "num_batches_tracked"))
+    assert found["last.safetensors"] < 1e-5
+    # the average's statistics are computed anew from it, and what a net remembers on the way is not the same
+    assert differences(one, two)["averaged.safetensors"] < 1e-5
     histories = [pd.read_csv(run.fold(0) / "history.csv") for run in (one, two)]
-    np.testing.assert_allclose(histories[0]["train_loss"][0], histories[1]["train_loss"][0], rtol=0.05)
-    np.testing.assert_allclose(histories[0]["consistency"][1], histories[1]["consistency"][1], rtol=0.5)
-    assert abs(histories[0]["valid_accuracy"].iloc[-1] - histories[1]["valid_accuracy"].iloc[-1]) < 0.1
+    np.testing.assert_allclose(histories[0]["train_loss"], histories[1]["train_loss"], atol=1e-5)
+    np.testing.assert_allclose(histories[0]["valid_loss"], histories[1]["valid_loss"], rtol=0.2)
+
+
+@pytest.mark.slow
+def test_a_teacher_who_looks_with_remembered_statistics_teaches_two_processes_alike(home):
+    flags = [*NORMED, "--set", "stages.0.ema=0.9", "--set", "stages.0.consistency=mean-teacher"]
+    runs = trained(home, "one", *flags, *HALVES, count=1), trained(home, "two", *flags)
+    one, two = (pd.read_csv(run.fold(0) / "history.csv") for run in runs)
+    np.testing.assert_allclose(one["train_loss"], two["train_loss"], rtol=0.02)
+    np.testing.assert_allclose(one["consistency"][:2], two["consistency"][:2], rtol=0.2)
 
 
 @pytest.mark.slow
@@ -160,6 +179,7 @@ def test_with_batch_norm_a_teacher_and_averages_it_is_as_good_as_one_process(hom
         (["--recipe", "plain.toml", "--bs", "1"], "a batch of 1 tiles is too small for 2 processes"),
         (["--recipe", "plain.toml", "--time-budget", "60m"], "leave out --time-budget"),
         (["--pretext"], "--pretext is for one process"),
+        (["--per-device", "2"], "--per-device is for one process"),
     ],
 )
 def test_refusals_come_once_and_leave_nothing(home, flags, words):
