@@ -5,6 +5,7 @@ python scripts/benchmark.py training
 python scripts/benchmark.py recipes cpu baseline                # what a training costs, for train.py --list
 python scripts/benchmark.py encoders --minutes 10 --data data   # which encoder? a table and a picture
 python scripts/benchmark.py growth                              # seconds and memory of each script against the tiles
+python scripts/benchmark.py folds --recipe cpu --data data      # several folds at a time on one GPU: is it faster?
 python scripts/benchmark.py --peer --minutes 15 --data data     # a recipe against a plain U-Net, by score
 """
 
@@ -18,16 +19,17 @@ import _path  # noqa: F401
 from kit import cli
 
 GROUPS = ("data", "losses", "training", "prediction")
+ALONE = ("recipes", "encoders", "growth", "folds")
 
 
 def main() -> None:
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("what", nargs="?", choices=(*GROUPS, "recipes", "encoders", "growth"), help=f"default: {', '.join(GROUPS)}")
+    add("what", nargs="?", choices=(*GROUPS, *ALONE), help=f"default: {', '.join(GROUPS)}")
     add("names", nargs="*", metavar="NAME", help="of recipes to time (default: all)")
     add("--peer", action="store_true", help="train a recipe and segmentation_models.pytorch's U-Net, compare scores")
-    add("--recipe", help="the one to compare with the peer (default: cpu), or to train each encoder with")
-    add("--minutes", type=float, help="of each training (default: 15 beside the peer, 10 for an encoder)")
+    add("--recipe", help="the one to compare with the peer, or to train folds of (default: cpu), or encoders with")
+    add("--minutes", type=float, help="of each training (default: 15 beside the peer, 10 an encoder, 1 a fold)")
     add("--fold", type=int, default=0, help="the fold to validate on (default: 0)")
     add("--seed", type=int, default=0, help="of trainings and folds (default: 0)")
     add("--limit", type=int, metavar="N", help="encoders: use only N random training tiles (a quick try)")
@@ -40,7 +42,7 @@ def main() -> None:
     from tests.benchmarks import side
 
     print(f"{side.hardware()}; Python {platform.python_version()}, {side.versions()}")
-    if args.peer or args.what in ("recipes", "encoders", "growth"):
+    if args.peer or args.what in ALONE:
         importlib.import_module(f"tests.benchmarks.{'peer' if args.peer else args.what}").main(args)
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -34,5 +34,5 @@ def easy_tiles(n_train: int = 40, n_test: int = 10, seed: int = 0) -> Tiles:
 
 
 def tiny_recipe(*settings: str) -> recipe.Recipe:
-    """tests/tiny.toml: every kind of stage on a net of a few million parameters."""
+    """tests/tiny.toml: every kind of stage on a net of under a million parameters."""
     return recipe.load(str(TINY), settings)

@@ -125,8 +125,10 @@ def test_killed_anywhere_it_ends_where_it_would_have(reference, tmp_path, step, 
     assert_equal(killed_and_resumed(tmp_path / "run", tiny_recipe(), step, event), reference)
 
 
-# EMA in every stage; gradients normalised, an early end, RMSprop; cosine cycles that end in mid-epoch, with snapshots
+# DynamicUnet; EMA in every stage; gradients normalised, an early end, RMSprop; cosine cycles that end in mid-epoch,
+# with snapshots
 VARIED = tiny_recipe(
+    "net.decoder=dynamic",
     *(f"stages.{number}.ema=0.9" for number in range(3)),
     *("stages.1.optimiser=rmsprop", "stages.1.normalise=true", "stages.1.epochs=6"),
     *("stages.1.monitor=train_loss", "stages.1.mode=max", "stages.1.stop=2"),
@@ -171,7 +173,7 @@ ON_UNLABELLED = tiny_recipe(
     *("stages.2.consistency=co-training", "stages.2.average=false", "stages.2.ema=0.8", "stages.2.schedule=cosine"),
     *("stages.2.cycles=2", "stages.2.snapshots=2", "stages.2.loss=0.3*bce + 0.7*lovasz_elu"),
     *("data.channels=grey+depth+y", "data.fit=pad-random", "data.size=112", "data.augment=heng"),
-    *("net.decoder=salt", "salt.dropout=0.3", "salt.deep=0.1", "salt.empty=0.05", "salt.gating=true"),
+    *("salt.dropout=0.3", "salt.deep=0.1", "salt.empty=0.05", "salt.gating=true"),
 )
 
 
