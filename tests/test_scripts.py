@@ -120,7 +120,7 @@ def test_the_jigsaw_is_written_beside_the_cache_and_folds_by_mosaic_find_it(home
 @pytest.mark.slow
 def test_from_data_to_a_submission(home):
     usual = ["--set", "net.decoder=dynamic", "--set", "data.fit=pad-reflect", "--set", "data.size=112"]
-    out = succeed(*TRAIN, *usual, "--fold", "0,1", "--bs", "auto", cwd=home)
+    out = succeed(*TRAIN, *usual, "--epochs", "2", "--fold", "0,1", "--bs", "auto", cwd=home)
     assert "next: python scripts/predict.py a" in out
     assert out.count("tiles through the net at once: 5 of a batch of 5 in stage 1, 6 of a batch of 6 in stage 2") == 1
     assert [stage.micro_bs for stage in recipe.load(str(home / "runs/a/recipe.toml")).stages] == [5, 6, 6]
