@@ -38,7 +38,7 @@ def run(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, named so that torch need not be imported here
             raise
-        fail("the GPU's memory is full: train with --bs auto, or free the GPU", INPUT_WRONG)
+        fail("the GPU's memory is full: lower --per-device, train with --bs auto, or free the GPU", INPUT_WRONG)
     except BrokenPipeError:  # the reader of our output left (| head): not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

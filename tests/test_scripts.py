@@ -197,7 +197,7 @@ def test_a_killed_training_is_resumed_to_the_same_weights(home, reference, sent)
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(home):
-    """A limit on the size of files stands in for the full disk: the first checkpoint of 3 M parameters does not fit."""
+    """A limit on the size of files stands in for the full disk: one checkpoint of 0.7 M parameters is larger."""
     script = "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20)); "
     script += f"sys.path.insert(0, {str(ROOT / 'scripts')!r}); sys.argv = {TRAIN!r}; "

@@ -43,7 +43,7 @@ RECIPE_FLAGS = (
 
 @dataclass(frozen=True)
 class Manner:
-    """How folds are trained, which nothing that comes of it depends on."""
+    """How folds are trained: no part of the recipe, as nothing but rounding may depend on it (fewer threads a fold)."""
 
     tensorboard: bool = False
     per_device: int = 1  # folds at a time on each GPU, or on the cores where there is none
@@ -106,9 +106,6 @@ def manner_of(args: argparse.Namespace) -> Manner:
     """What the flags of scripts/train.py say of it. Raises InputError."""
     check_tensorboard(args)
     check_per_device(args.per_device)
-    if args.per_device > 1 and (args.time_budget or args.bs == "auto"):
-        flag = "--time-budget" if args.time_budget else "--bs auto"
-        raise InputError(f"{flag} tries steps of one fold that has its device to itself: leave out --per-device")
     return Manner(args.tensorboard, args.per_device)
 
 
@@ -159,6 +156,8 @@ def start(
     from kit.training import auto_batch, budget, parallel, pseudo
     from kit.training.learner import make_learner
 
+    if manner.per_device > 1 and (seconds or any(stage.micro_bs == recipes.AUTO for stage in recipe.stages)):
+        raise InputError("--time-budget and --bs auto try steps alone on a device: leave them out, or --per-device")
     count = parallel.at_once(len(which), manner.per_device)
     # everything that can be refused is refused before a file is made
     with parallel.share_of_cores(0, count):
@@ -174,7 +173,7 @@ def start(
         runs.write_text(run / "folds.csv", table.to_csv(index=False))
         record(run, runs.RECIPE, recipe, tiles, data, which)
         work = (run, recipe, tiles, table, which, data)
-        _finish(run, lambda name: parallel.train_folds(*work, name, manner, learner), resumed_as)
+        _finish(run, lambda flags: parallel.train_folds(*work, flags, manner, learner), resumed_as, manner)
 
 
 def record(run: Run, kind: str, recipe: Recipe, tiles: Tiles, data: Path, which: Sequence[int | None]) -> None:
@@ -231,7 +230,7 @@ def go_on(
         asked = request["folds"] + [fold for fold in which if fold not in request["folds"]]
         runs.write_json(run / "environment.json", request | {"folds": asked})
         work = (run, recipe, tiles, table, which, data)
-        _finish(run, lambda name: parallel.train_folds(*work, name, manner), resumed_as)
+        _finish(run, lambda flags: parallel.train_folds(*work, flags, manner), resumed_as, manner)
 
 
 def prepared(run: Run, data: Path) -> tuple[Recipe, Tiles, pd.DataFrame]:
@@ -272,13 +271,15 @@ def _warn_of_others() -> None:
         print(f"warning: {crowding}, which slows this training down: better one after the other", file=sys.stderr)
 
 
-def _finish(run: Run, train: Callable[[str], bool], resumed_as: str) -> None:
+def _finish(run: Run, train: Callable[[str], bool], resumed_as: str, manner: Manner) -> None:
     """Train, and say what there is and what comes next; Ctrl-C at any time leaves a run that can be resumed.
 
-    `train` is given the name that --resume goes on with.
+    `train` is given the flags that --resume goes on with.
     """
-    name = resumed_as or run.given
-    or_exit(lambda: train(name), f"--run {name}")
+    flags = f"--run {resumed_as or run.given}"
+    if manner.per_device > 1:
+        flags += f" --per-device {manner.per_device}"
+    or_exit(lambda: train(flags), flags)
     scores = run.scores()
     if "mean" in scores:
         count = sum("score" in fold for fold in scores["folds"].values())

@@ -25,6 +25,7 @@ from tqdm import tqdm
 import kit
 from kit import cli
 from kit.data.tiles import Tiles
+from kit.machine import cpus
 from kit.recipe import Recipe
 from kit.runs import Run
 from kit.training import fold as one
@@ -92,9 +93,9 @@ def train_folds(
     """kit.training.fold.train_folds on as many GPUs as there are: with one fold at a time it is just that, and in
     processes that take each step together as well.
 
-    Else the run directory has to hold the recipe and the folds already. data: the folder of the tiles; resume: the run
-    that --resume goes on with. A fold that fails leaves the others alone; at the end one line names it, and the process
-    exits with the code that the fold's had, or 1 where folds differ in that.
+    Else the run directory has to hold the recipe and the folds already. data: the folder of the tiles; resume: the
+    flags that --resume goes on with. A fold that fails leaves the others alone; at the end one line names it, and the
+    process exits with the code that the fold's had, or 1 where folds differ in that.
     """
     finished = run.finished_folds()
     todo = [fold for fold in which if fold not in finished]
@@ -119,7 +120,7 @@ def train_folds(
         reasons = "; ".join(f"fold {name} failed: {reason}" for name, _, reason in failures)
         codes = {code for _, code, _ in failures}
         cli.fail(f"{reasons}; {len(todo) - len(failures)} of {len(todo)} folds were trained: "
-                 f"mend that, then go on with: python scripts/train.py --run {resume} --resume",
+                 f"mend that, then go on with: python scripts/train.py {resume} --resume",
                  codes.pop() if len(codes) == 1 else 1)  # fmt: skip
     return True
 
@@ -183,8 +184,11 @@ class Crew(StopRequest):
 
     def _start(self, name: str, device: int) -> subprocess.Popen[str]:
         own = {"CUDA_VISIBLE_DEVICES": self.devices[device], "PYTHONPATH": _path()}
+        if self.devices[device] == NO_GPU:  # the cores may be a container's share of time, which no affinity divides
+            own["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, cpus() // len(self.devices))))
         # -u: lines come when they are printed; -P: nothing in the user's folder is taken for a module
-        command = [sys.executable, "-u", "-P", "-m", "kit.training.worker", str(self.run.path), name, *self.options]
+        options = ["-u", "-P", "-W", "ignore::FutureWarning"]  # which torch has for its developers
+        command = [sys.executable, *options, "-m", "kit.training.worker", str(self.run.path), name, *self.options]
         with share_of_cores(device, len(self.devices)):
             return subprocess.Popen(
                 command, env=os.environ | own, text=True, errors="replace", process_group=0,

@@ -59,6 +59,8 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     if not (ROOT / "scripts" / "train.py").exists():
         raise InputError("a sweep sends the scripts along, which the installed package lacks: run it from a clone")
     check_per_device(args.per_device)
+    if args.per_device > 1 and any(flag.split("=")[0] in ("--time-budget", "auto", "--bs=auto") for flag in args.flags):
+        raise InputError("--time-budget and --bs auto try steps alone on a device: leave them out, or --per-device")
     try:
         seeds = [int(seed) for seed in args.seed.split(",")]
     except ValueError:
@@ -255,9 +257,9 @@ def _share(per_device: int) -> dict[str, float]:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if any(machine.get("GPU") for machine in machines):
         cores = min(m["CPU"] // m["GPU"] for m in machines if m.get("GPU"))
-        return {"num_gpus": 1 / per_device, "num_cpus": max(1, cores // per_device)}
+        return {"num_gpus": 1 / per_device, "num_cpus": cores // per_device or cores / per_device}
     cores, memory = (min(machine[name] for machine in machines) for name in ("CPU", "memory"))
-    return {"num_cpus": max(1, cores // per_device), "memory": 1.02 * memory / (per_device + 1)}
+    return {"num_cpus": cores // per_device or cores / per_device, "memory": 1.02 * memory / (per_device + 1)}
 
 
 def _machines() -> str:

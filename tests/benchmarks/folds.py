@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kit import cli
 from kit import recipe as recipes
+from kit.errors import InputError
+from kit.runs import Run
 from tests.benchmarks.trained import check_minutes, flags, run_of
 
 AT_A_TIME = (2, 3, 5)
@@ -30,6 +32,9 @@ def compare(data: Path, recipe: str, minutes: float, seed: int, folder: Path) ->
     for count in AT_A_TIME:
         if count > recipes.load(recipe).data.folds:
             break
+        cut = Run(folder / "runs" / f"{count}-at-a-time")
+        if cut.path.exists() and len(cut.finished_folds()) < count:
+            raise InputError(f"{cut.path} was cut, and folds that go on may not do so together: delete it")
         chosen = ["--fold", ",".join(map(str, range(count))), "--per-device", str(count)]
         run = run_of(folder, f"{count}-at-a-time", count - 1, [*again, *chosen])
         rates[count] = sum(fold["tiles_per_second"] for fold in run.scores()["folds"].values())

@@ -31,7 +31,7 @@ def home(tmp_path, monkeypatch):
 
 def flags(**given) -> argparse.Namespace:
     none = dict.fromkeys([*command.RECIPE_FLAGS, "data", "fold", "run", "resume", "pretext", "tensorboard"])
-    return argparse.Namespace(**{**none, "set": [], **given})
+    return argparse.Namespace(**{**none, "set": [], "per_device": 1, **given})
 
 
 def test_a_new_name_gets_its_curve_and_is_still_free_for_a_training(home, capsys):

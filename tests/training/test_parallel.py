@@ -147,7 +147,7 @@ def test_stopped_then_failing_then_whole_it_ends_where_one_process_does(
     assert "fold 0: " in out
     assert f"error: fold 1 failed: {resume[1]} cannot be read" in err
     assert "2 of 3 folds were trained" in err
-    assert err.rstrip().endswith(f"python scripts/train.py --run {run.path} --resume")
+    assert err.rstrip().endswith(f"python scripts/train.py --run {run.path} --per-device 2 --resume")
     assert run.finished_folds() == [0, 2]
     for folder in ("fold_0", "fold_2"):
         assert files(run, folder) == files(reference, folder)
@@ -361,14 +361,17 @@ def test_gpus_are_shared_as_evenly_as_can_be(monkeypatch, gpus, per_device, expe
     ("flags", "words"),
     [
         ({"per_device": 0}, "--per-device must be 1 or more, not 0"),
-        ({"per_device": 2, "time_budget": "60m"}, "--time-budget tries steps of one fold that has its device to"),
-        ({"per_device": 2, "bs": "auto"}, "--bs auto tries steps of one fold that has its device to"),
+        ({"per_device": 2, "time_budget": "60m"}, "leave them out, or --per-device"),
+        ({"per_device": 2, "bs": "auto"}, "leave them out, or --per-device"),
+        ({"per_device": 2, "set": ["stages.0.micro_bs=-1"]}, "leave them out, or --per-device"),
     ],
 )
-def test_what_cannot_share_a_device_is_refused_before_anything_is_read(flags, words):
-    none = dict.fromkeys((*command.RECIPE_FLAGS, "tensorboard", "run", "resume"))
+def test_what_cannot_share_a_device_is_refused_before_a_file_is_made(data, tmp_path, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    none = dict.fromkeys((*command.RECIPE_FLAGS, "tensorboard", "run", "resume", "fold"))
     with pytest.raises(InputError, match=re.escape(words)):
-        command.train(Namespace(**none | flags))
+        command.train(Namespace(**none | {"set": [], "recipe": str(TINY), "data": str(data)} | flags))
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 8])
@@ -384,11 +387,13 @@ def test_folds_of_an_equal_share_end_within_the_time_budget(monkeypatch, folds, 
 def test_a_time_budget_is_divided_by_the_turns(data, monkeypatch):
     monkeypatch.setattr(parallel, "devices", lambda: ["", ""])
     asked = {}
-    monkeypatch.setattr(command, "start", lambda *args: asked.update(which=args[5], seconds=args[6]))
+    monkeypatch.setattr(
+        command, "start", lambda *args: asked.update(which=args[5], seconds=args[6], at=args[7].per_device)
+    )
     flags = dict.fromkeys((*command.RECIPE_FLAGS, "tensorboard", "run", "resume"))
     given = {"recipe": str(TINY), "set": ["data.folds=5"], "fold": "all", "time_budget": "60m", "data": str(data)}
-    command.train(Namespace(per_device=1, **flags | given))
-    assert asked == {"which": [0, 1, 2, 3, 4], "seconds": 1200}
+    command.train(Namespace(per_device=3, **flags | given))
+    assert asked == {"which": [0, 1, 2, 3, 4], "seconds": 1200, "at": 3}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no affinity here")
