@@ -59,7 +59,8 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     if not (ROOT / "scripts" / "train.py").exists():
         raise InputError("a sweep sends the scripts along, which the installed package lacks: run it from a clone")
     check_per_device(args.per_device)
-    if args.per_device > 1 and any(flag.split("=")[0] in ("--time-budget", "auto", "--bs=auto") for flag in args.flags):
+    tries = [flag for flag in args.flags if flag.startswith("--time-budget") or flag in ("auto", "--bs=auto")]
+    if args.per_device > 1 and tries:
         raise InputError("--time-budget and --bs auto try steps alone on a device: leave them out, or --per-device")
     try:
         seeds = [int(seed) for seed in args.seed.split(",")]

@@ -72,6 +72,7 @@ def test_a_node_that_is_killed_costs_no_training_and_changes_no_result(tmp_path)
         (("--per-device", "0"), "--per-device must be 1 or more, not 0"),
         (("--per-device", "2", "--", "--time-budget", "60m"), "leave them out, or --per-device"),
         (("--per-device", "2", "--", "--bs", "auto"), "leave them out, or --per-device"),
+        (("--per-device", "2", "--", "--bs=auto"), "leave them out, or --per-device"),
         (("--name", "a/b"), "is no usable name"),
     ],
 )
