@@ -20,8 +20,7 @@ def find(args: argparse.Namespace) -> None:
     for flag in ("pretext", "time_budget", "tensorboard"):
         if getattr(args, flag):
             raise InputError(f"--lr-find trains nothing: leave out --{flag.replace('_', '-')}")
-    command.check_per_device(args.per_device)
-    if args.per_device > 1:
+    if args.per_device != 1:
         raise InputError("--lr-find trains nothing: leave out --per-device")
     if args.resume:
         run = runs.find_run(args.run or "latest")

@@ -41,6 +41,9 @@ RECIPE_FLAGS = (
 )
 
 
+NOT_BESIDE_OTHERS = "--time-budget and --bs auto try steps alone on a device: leave them out, or --per-device"
+
+
 @dataclass(frozen=True)
 class Manner:
     """How folds are trained: no part of the recipe, as nothing but rounding may depend on it (fewer threads a fold)."""
@@ -157,7 +160,7 @@ def start(
     from kit.training.learner import make_learner
 
     if manner.per_device > 1 and (seconds or any(stage.micro_bs == recipes.AUTO for stage in recipe.stages)):
-        raise InputError("--time-budget and --bs auto try steps alone on a device: leave them out, or --per-device")
+        raise InputError(NOT_BESIDE_OTHERS)
     count = parallel.at_once(len(which), manner.per_device)
     # everything that can be refused is refused before a file is made
     with parallel.share_of_cores(0, count):

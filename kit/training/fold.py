@@ -194,12 +194,17 @@ def _validated(run: Run, scores: dict[str, Any]) -> list[Path]:
     return [run.fold(int(name)) for name, entry in scores["folds"].items() if "score" in entry]
 
 
+def _to_join(parts: list[Path]) -> dict[str, str]:
+    """The out-of-fold arrays that these folders make together, each with its name in a folder."""
+    has_heads = all((part / "empty.npy").exists() for part in parts)
+    return {"oof.npy": "valid.npy"} | ({"oof_empty.npy": "empty.npy"} if has_heads else {})
+
+
 def _join_folds(run: Run, scores: dict[str, Any]) -> None:
     """Put the out-of-fold files of a run together from those of its folds."""
     parts = _validated(run, scores)
-    _join([part / "valid.npy" for part in parts], run / "oof.npy")
-    if all((part / "empty.npy").exists() for part in parts):
-        _join([part / "empty.npy" for part in parts], run / "oof_empty.npy")
+    for whole, part_of_it in _to_join(parts).items():
+        _join([part / part_of_it for part in parts], run / whole)
     write_text(run / "oof_ids.csv", pd.concat(map(_valid_ids, parts)).to_csv(index=False))
 
 
@@ -216,9 +221,8 @@ def _join_again(run: Run) -> None:
     scores = run.scores()
     parts, ids = _validated(run, scores), run / "oof_ids.csv"
     count = sum(map(len, map(_valid_ids, parts)))
-    names = ["oof.npy", *(["oof_empty.npy"] if all((part / "empty.npy").exists() for part in parts) else [])]
     whole = ids.exists() and len(ids.read_text().splitlines()) == count + 1
-    if parts and not (whole and all(has_rows(run / name, count) for name in names)):
+    if parts and not (whole and all(has_rows(run / name, count) for name in _to_join(parts))):
         _join_folds(run, scores)
         print(f"put together again: {run / 'oof.npy'}")
 

@@ -27,8 +27,7 @@ KEPT = ("lr", "encoder_lr", "bs", "micro_bs", "optimiser", "weight_decay", "norm
 
 def train(args: argparse.Namespace) -> tuple[Run, "Restored | None"]:
     """Start a pretext run or go on with one; no pictures where it was finished before. Exits with 130 when stopped."""
-    command.check_per_device(args.per_device)
-    if args.fold or args.per_device > 1:
+    if args.fold or args.per_device != 1:
         flag = "--fold" if args.fold else "--per-device"
         raise InputError(f"--pretext trains on all tiles and knows no folds: leave out {flag}")
     command.check_tensorboard(args)

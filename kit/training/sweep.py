@@ -23,7 +23,7 @@ from kit import cli, runs
 from kit import recipe as recipes
 from kit.errors import InputError
 from kit.recipe import Recipe
-from kit.training.command import check_per_device, folds_of
+from kit.training.command import NOT_BESIDE_OTHERS, check_per_device, folds_of
 
 ROOT = Path(__file__).parents[2]
 LOOK = 2.0  # seconds between two looks for a new checkpoint
@@ -61,7 +61,7 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     check_per_device(args.per_device)
     tries = [flag for flag in args.flags if flag.startswith("--time-budget") or flag in ("auto", "--bs=auto")]
     if args.per_device > 1 and tries:
-        raise InputError("--time-budget and --bs auto try steps alone on a device: leave them out, or --per-device")
+        raise InputError(NOT_BESIDE_OTHERS)
     try:
         seeds = [int(seed) for seed in args.seed.split(",")]
     except ValueError:

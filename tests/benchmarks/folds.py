@@ -29,9 +29,8 @@ def compare(data: Path, recipe: str, minutes: float, seed: int, folder: Path) ->
     alone = run_of(folder, "alone", 0, [*flags(recipe, data, minutes, 0, seed), "--no-pretrained"])
     again = ["--recipe", str((alone / "recipe.toml").resolve()), "--data", str(data.resolve())]
     rates = {1: alone.scores()["folds"]["0"]["tiles_per_second"]}
-    for count in AT_A_TIME:
-        if count > recipes.load(recipe).data.folds:
-            break
+    there = recipes.load(recipe).data.folds
+    for count in (count for count in AT_A_TIME if count <= there):
         cut = Run(folder / "runs" / f"{count}-at-a-time")
         if cut.path.exists() and len(cut.finished_folds()) < count:
             raise InputError(f"{cut.path} was cut, and folds that go on may not do so together: delete it")
