@@ -202,6 +202,21 @@ def test_keys_in_the_grid_and_in_the_enlarged_view(tab, shown):
     assert not tab.is_visible("#help")
 
 
+def test_the_enlarged_view_closes_also_before_the_browser_tells_of_the_last_step(tab, shown):
+    names = shown[1].tiles["id"].tolist()
+    tab.locator(".tile").first.click()
+    tab.wait_for_selector("#viewer[open]")
+    tab.keyboard.press("j")
+    tab.wait_for_function("name => location.hash.includes(name)", arg=names[1])
+    tab.evaluate("""() => {
+        document.getElementById("viewer").close();
+        window.dispatchEvent(new HashChangeEvent("hashchange"));
+    }""")
+    tab.wait_for_function("!location.hash.includes('tile=')")
+    assert not tab.is_visible("#viewer")
+    assert focused(tab) == names[1]
+
+
 def test_keys_are_left_to_the_page_where_the_tiles_are_not_meant(tab, shown):
     keys = ("j", "ArrowRight", "t", "?")
 
@@ -256,7 +271,7 @@ def test_a_finger_chooses_layers_in_the_enlarged_view(tab):
     tab.wait_for_function("location.hash.includes('layers=mask')")
     assert not tab.locator("#panels .art").first.locator(".truth").is_visible()
     tab.keyboard.press("Escape")
-    assert tab.locator("#tools #layers").is_visible()
+    tab.wait_for_selector("#tools #layers")
 
 
 def test_back_undoes_a_choice(tab):

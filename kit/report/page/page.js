@@ -251,9 +251,10 @@
   }
   for (const button of document.querySelectorAll("dialog .close")) button.addEventListener("click", () => button.closest("dialog").close());
   viewer.addEventListener("close", () => {
-    if (!state.tile) return;
-    tiles[places.get(state.tile)].focus();
-    go({ tile: "" });
+    const { tile } = state;
+    if (!tile) return;
+    go({ tile: "" }); // first: the event of the last step, coming late, may have opened the view again
+    tiles[places.get(tile)].focus();
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select")) return;
