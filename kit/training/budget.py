@@ -21,10 +21,11 @@ ENOUGH = 5.0  # seconds, after which no more than the FEWEST are timed
 
 
 def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
-    """The recipe with its epochs scaled so that training one fold takes `budget` seconds on this machine.
+    """The recipe with its epochs scaled so that training one fold takes `budget` seconds on this machine, from now on.
 
     Raises InputError when not even one step a stage fits.
     """
+    started = time.monotonic()
     train, n_valid = learn.dls.train.dataset, learn.dls.valid.n
 
     def drawn(stage: Stage) -> int:
@@ -51,7 +52,8 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
         return steps + (len(todo) + 1) * save + (len(todo) + passes) * n_valid * look + batch_norm
 
     low, high = 0.0, 1.0
-    allowed = budget * (1 - RESERVE)
+    spent = time.monotonic() - started
+    allowed = budget * (1 - RESERVE) - spent
     while cost(high) < allowed:
         low, high = high, 2 * high
     for _ in range(40):
@@ -59,7 +61,8 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
         low, high = (middle, high) if cost(middle) <= allowed else (low, middle)
     if low == 0.0 or cost(low) > allowed:
         raise InputError(
-            f"a time budget of {budget:.0f} s is too short: the fewest steps take {cost(1e-9):.0f} s here, give more"
+            f"a time budget of {budget:.0f} s is too short: the fewest steps take {cost(1e-9) + spent:.0f} s here, "
+            "give more"
         )
     steps = sum(epoch.steps for epoch in plan(recipe.scaled(low), train.n_tiles, train.n_pseudo))
     rates = ", ".join(

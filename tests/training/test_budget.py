@@ -55,6 +55,19 @@ def test_a_time_budget_is_spent_and_not_passed(monkeypatch, settings, last_step,
         budget.fit_to(recipe, learn, 5)
 
 
+def test_the_seconds_of_timing_are_seconds_of_the_budget(monkeypatch):
+    monkeypatch.setattr(budget, "_step_seconds", lambda learn, recipe, stage: 0.5)
+    monkeypatch.setattr(budget, "_look_seconds", lambda learn: 0.0)
+    monkeypatch.setattr(budget, "_save_seconds", lambda learn: 0.0)
+    recipe = tiny_recipe()
+    learn = learner.make_learner(recipe, TILES, 0)
+    clock = iter([100.0, 140.0])
+    monkeypatch.setattr(budget.time, "monotonic", lambda: next(clock))
+    fitted = budget.fit_to(recipe, learn, 100)
+    steps = sum(epoch.steps for epoch in plan(fitted, 24))
+    assert steps == pytest.approx((100 * (1 - budget.RESERVE) - 40) / 0.5, abs=3)  # one a stage
+
+
 def test_each_loss_is_timed_by_itself(monkeypatch, capsys):
     """Another loss sorts all pixels of a batch, which cross-entropy does not."""
 
