@@ -93,7 +93,7 @@ def _part(part: Plate | Table | Gallery, folder: Path) -> dict[str, Any]:
 
 def _plate(figure: Figure, path: Path) -> dict[str, Any]:
     figures.save(figure, f"{path}.png")
-    figure.set_layout_engine("none")  # it is laid out by now, and that takes as long as drawing
+    figure.set_layout_engine(None)  # it is laid out by now, and that takes as long as drawing
     figures.save(figure, f"{path}.svg")
     width, height = (round(inches * _CSS_INCH) for inches in figure.get_size_inches())
     return {"width": width, "height": height}

@@ -40,8 +40,8 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
             {kind(stage): stage for stage in recipe.stages if drawn(stage)}.items()}  # fmt: skip
     look, save = _look_seconds(learn), _save_seconds(learn)
     snapshots = recipe.stages[-1].snapshots
-    # after the training: the scores of last, best, averaged and the snapshots, and out-of-fold with the costliest
-    passes = 3 + snapshots + len(TTA[recipe.tta]) * max(1, snapshots)
+    # after the training: the scores of averaged and the snapshots, and out-of-fold with the costliest
+    passes = 1 + snapshots + len(TTA[recipe.tta]) * max(1, snapshots)
 
     def cost(epochs: float) -> float:
         scaled = recipe.scaled(epochs)

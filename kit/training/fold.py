@@ -86,7 +86,7 @@ def finish_fold(run: Run, recipe: Recipe, folds: pd.DataFrame, fold: int | None,
         return mean_probability(nets, valid.images, tta, valid.depth)
 
     names = _write_candidates(learn, recipe, state, folder)
-    scores = {name: _score(predict(name, "none").prob, valid) if len(valid) else None for name in names}
+    scores = _scores(names, state, lambda weights: _score(predict(weights, "none").prob, valid), len(valid))
     used = _choose(scores)
     entry: dict[str, Any] = {"weights": used, "candidates": scores}
     if len(valid):
@@ -154,6 +154,14 @@ def _recompute_batch_norm(learn: Learner, recipe: Recipe, state: State) -> None:
     loader.window(state.epoch, 0, loader.steps_per_epoch)
     torch.manual_seed(recipe.seed)  # dropout is active here
     averaging.recompute_batch_norm(learn.model, (inputs for *inputs, _ in loader))
+
+
+def _scores(names: Sequence[str], state: State, score: Callable[[str], float], n_valid: int) -> dict[str, float | None]:
+    """What each of the weights scores on the validation tiles: last and best had theirs from their epochs."""
+    if not n_valid:
+        return dict.fromkeys(names)
+    known = {"last": round(state.rows[-1]["score"], 5), "best": round(state.best, 5)}
+    return {name: known[name] if name in known else score(name) for name in names}
 
 
 def _choose(scores: dict[str, float | None]) -> str:

@@ -158,6 +158,19 @@ def prob_of(*args):
     return np.concatenate([part.prob for part in predictions(*args)])
 
 
+def test_the_score_of_each_of_the_weights_is_that_of_its_own_predictions(tmp_path):
+    recipe = tiny_recipe()
+    run = train(tmp_path / "run", recipe, Seen())
+    rows, net = np.flatnonzero(learner.make_folds(recipe, TILES)["fold"] == 0), learner.make_net(recipe)
+    candidates = read_json(run / "scores.json")["folds"]["0"]["candidates"]
+    assert list(candidates) == ["averaged", "last", "best"]
+    for name, score in candidates.items():
+        checkpoint.load_weights(run.fold(0) / f"{name}.safetensors", net)
+        prob = prob_of(net, TILES.train_images[rows], "none")
+        assert score == pytest.approx(average_precision(prob > 0.5, TILES.masks[rows]).mean(), abs=1e-5), name
+    assert len(set(candidates.values())) > 1  # else they could stand for one another
+
+
 def test_snapshots_predict_their_weighted_mean(run):
     """The newer of two snapshots counts 1 / 1.8 with weights that fall to 0.8; the fold's tiles are scored on it."""
     table = learner.make_folds(CYCLES, TILES)
