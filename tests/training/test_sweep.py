@@ -1,4 +1,4 @@
-"""A sweep on a real Ray cluster of two nodes on this machine; one of them is killed while it trains."""
+"""A sweep on a real Ray cluster of two nodes on this machine, one of them killed while it trains; room on a device."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from kit.data import demo
+from kit.training import sweep
 from tests import processes
 from tests.small import TINY
 
@@ -34,10 +35,10 @@ sys.exit(code)
 """
 
 
-def with_a_killed_node(*sweep, cwd):
+def with_a_killed_node(*order, cwd):
     # it is missed within seconds, and workers do not stand back behind other tests
     soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "2", "RAY_worker_niceness": "0"}
-    command = [sys.executable, "-c", CLUSTER, str(processes.ROOT / "scripts" / sweep[0]), *map(str, sweep[1:])]
+    command = [sys.executable, "-c", CLUSTER, str(processes.ROOT / "scripts" / order[0]), *map(str, order[1:])]
     done = subprocess.run(command, cwd=cwd, env=os.environ | soon, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
@@ -45,8 +46,8 @@ def with_a_killed_node(*sweep, cwd):
 @pytest.mark.slow
 def test_a_node_that_is_killed_costs_no_training_and_changes_no_result(tmp_path):
     demo.write(tmp_path / "data", n_train=40, n_test=12, seed=3)
-    sweep = ("sweep.py", "--name", "a", "--recipe", TINY, "--seed", "0,1")
-    code, out, err = with_a_killed_node(*sweep, cwd=tmp_path)
+    order = ("sweep.py", "--name", "a", "--recipe", TINY, "--seed", "0,1")
+    code, out, err = with_a_killed_node(*order, cwd=tmp_path)
     assert code == 0, out + err
     assert "killed a node None" in out  # while the sweep went on
     table = pd.read_csv(tmp_path / "runs" / "a.sweep.csv")
@@ -59,7 +60,7 @@ def test_a_node_that_is_killed_costs_no_training_and_changes_no_result(tmp_path)
         assert files[0] == files[1]
     assert not list((tmp_path / "runs").rglob("resume.pt"))
     assert np.isfinite(table["score"]).all()
-    assert "0 of 2 trainings to do" in processes.succeed(*sweep, "--", "--epochs", "5", cwd=tmp_path)
+    assert "0 of 2 trainings to do" in processes.succeed(*order, "--", "--epochs", "5", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,26 @@ def test_refusals_come_before_ray_is_started(tmp_path, flags, words):
     code, _, err = processes.run("sweep.py", "--name", "a", *flags, cwd=tmp_path)
     assert (code, words in err, err.count("\n")) == (2, True, 1), err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("per_device", [1, 2, 3, 6])
+@pytest.mark.parametrize(
+    ("machine", "devices", "binding"),
+    [
+        ({"CPU": 2.0, "memory": 8e9}, 1, "memory"),
+        ({"CPU": 16.0, "memory": 64e9, "GPU": 1.0}, 1, "num_gpus"),
+        ({"CPU": 8.0, "memory": 64e9, "GPU": 2.0}, 2, "num_gpus"),
+        ({"CPU": 4.0, "memory": 64e9, "GPU": 4.0}, 4, "num_gpus"),
+    ],
+)
+def test_a_machine_has_room_for_as_many_trainings_on_a_device_as_asked(
+    monkeypatch, machine, devices, binding, per_device
+):
+    """Beside larger and dead ones. Where there is no GPU, memory alone must keep one more away: Ray lends cores."""
+    larger, dead = {name: 2 * amount for name, amount in machine.items()}, {"CPU": 1.0, "memory": 1e9}
+    nodes = [{"Alive": node is not dead, "Resources": node} for node in (larger, machine, dead)]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    share = sweep._share(per_device)
+    have = {"num_cpus": machine["CPU"], "num_gpus": machine.get("GPU"), "memory": machine["memory"]}
+    room = {name: int(have[name] / part + 1e-6) for name, part in share.items()}
+    assert room[binding] == min(room.values()) == per_device * devices
