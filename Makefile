@@ -16,7 +16,7 @@ setup: .venv/installed
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/python scripts/train.py --data demo --recipe demo --arch resnet34 --time-budget 160s --run demo
+	$(BIN)/python scripts/train.py --data demo --recipe demo --arch resnet34 --time-budget 180s --run demo
 	$(BIN)/python scripts/predict.py demo
 	$(BIN)/python scripts/tune_threshold.py demo
 	$(BIN)/python scripts/submit.py demo --dry-run
