@@ -134,7 +134,7 @@ def test_offline_it_trains_and_then_only_predicts(tmp_path):
     demo.write(data, n_train=40, n_test=12, seed=3)
     name, content = package.wheel()
     script = tmp_path / "kernel.py"
-    script.write_text(kernel.script(SCRIPT, [*TINY, "--fold", "0,1", "--time-limit", "90s"], name))
+    script.write_text(kernel.script(SCRIPT, [*TINY, "--fold", "0,1", "--time-limit", "180s"], name))
     root = kaggle_folder.build(tmp_path / "one", data, {"me/salt-kit": {name: content}}, "nested")
     before = state(root / "input")
     done = kaggle_folder.run(script, root, on_kaggle=True)
