@@ -134,14 +134,15 @@ def _train(recipe: Recipe, fold: str, data: Path, loaded: Tiles, places: pd.Data
     which = command.folds_of(fold, recipe.data.folds)
     table = make_folds(recipe, loaded, places)
     to_predict = _seconds_to_predict(recipe, loaded)
-    each = (deadline - time.monotonic() - len(which) * to_predict) / parallel.turns(len(which))
+    turns = parallel.turns(len(which))
+    each = (deadline - time.monotonic() - len(which) * to_predict) / turns
     if each <= 0:
         raise InputError(f"predicting takes {to_predict:.0f} s a fold, which leaves no time to train: "
                          "give a longer --time-limit, or fewer folds")  # fmt: skip
     with parallel.share_of_cores(0, parallel.at_once(len(which))):
         learner = make_learner(recipe, loaded, which[0], table)
         recipe = auto_batch.resolve(recipe, learner)
-        fitting = budget.fit_to(recipe, learner, each)
+        fitting = budget.fit_to(recipe, learner, each, turns)
     del learner  # the training makes its own, and needs the memory
     if fitting.epochs >= recipe.epochs:
         print(f"the recipe's own {recipe.epochs:g} epochs are fewer, and are what is trained", flush=True)

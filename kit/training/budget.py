@@ -20,9 +20,10 @@ WARM_UP, FEWEST, MOST = 2, 4, 12  # steps
 ENOUGH = 5.0  # seconds, after which no more than the FEWEST are timed
 
 
-def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
-    """The recipe with its epochs scaled so that training one fold takes `budget` seconds on this machine, from now on.
+def fit_to(recipe: Recipe, learn: Learner, budget: float, turns: int = 1) -> Recipe:
+    """The recipe with its epochs scaled so that training one fold takes `budget` seconds on this machine.
 
+    What the timing takes is taken from the budget, in equal parts from those of `turns` folds one after another.
     Raises InputError when not even one step a stage fits.
     """
     started = time.monotonic()
@@ -40,8 +41,8 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
             {kind(stage): stage for stage in recipe.stages if drawn(stage)}.items()}  # fmt: skip
     look, save = _look_seconds(learn), _save_seconds(learn)
     snapshots = recipe.stages[-1].snapshots
-    # after the training: the scores of averaged and the snapshots, and out-of-fold with the costliest
-    passes = 1 + snapshots + len(TTA[recipe.tta]) * max(1, snapshots)
+    # after the training: the scores of best, averaged and the snapshots, and out-of-fold with the costliest
+    passes = 2 + snapshots + len(TTA[recipe.tta]) * max(1, snapshots)
 
     def cost(epochs: float) -> float:
         scaled = recipe.scaled(epochs)
@@ -52,7 +53,7 @@ def fit_to(recipe: Recipe, learn: Learner, budget: float) -> Recipe:
         return steps + (len(todo) + 1) * save + (len(todo) + passes) * n_valid * look + batch_norm
 
     low, high = 0.0, 1.0
-    spent = time.monotonic() - started
+    spent = (time.monotonic() - started) / turns
     allowed = budget * (1 - RESERVE) - spent
     while cost(high) < allowed:
         low, high = high, 2 * high

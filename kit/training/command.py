@@ -169,7 +169,7 @@ def start(
             pseudo.load(recipe, tiles, fold, table["id"][table["fold"] == fold].tolist())
         recipe = auto_batch.resolve(recipe, learner)
         if seconds:
-            recipe = budget.fit_to(recipe, learner, seconds)
+            recipe = budget.fit_to(recipe, learner, seconds, parallel.turns(len(which)))
     if count > 1:  # each fold's process makes its own, and needs what this one takes of the first GPU
         learner = None
     with run.lock():

@@ -157,10 +157,16 @@ def _recompute_batch_norm(learn: Learner, recipe: Recipe, state: State) -> None:
 
 
 def _scores(names: Sequence[str], state: State, score: Callable[[str], float], n_valid: int) -> dict[str, float | None]:
-    """What each of the weights scores on the validation tiles: last and best had theirs from their epochs."""
+    """What each of the weights scores on the validation tiles.
+
+    The last ones had it from their epoch, and so had the best ones where that is the same. Those of an earlier epoch
+    are scored again: a kill after they were written and before resume.pt leaves them newer than the history.
+    """
     if not n_valid:
         return dict.fromkeys(names)
-    known = {"last": round(state.rows[-1]["score"], 5), "best": round(state.best, 5)}
+    last = round(state.rows[-1]["score"], 5)
+    best_is_last = max(state.rows, key=lambda row: row["score"]) is state.rows[-1]
+    known = {"last": last, "best": last} if best_is_last else {"last": last}
     return {name: known[name] if name in known else score(name) for name in names}
 
 

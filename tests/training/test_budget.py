@@ -1,6 +1,7 @@
 """A time budget is what the first steps say that a training takes."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,13 +32,13 @@ SNAPSHOTS = ("stages.2.average=false", "stages.2.ema=0.9", "stages.2.schedule=co
 
 @pytest.mark.parametrize("allowed", [30, 100, 1000])
 @pytest.mark.parametrize(
-    ("settings", "last_step", "looks"), [((), 0.5, 8 + 8 * 2 + 24), (SNAPSHOTS, 0.6, 8 * 3 + 8 * 4)]
+    ("settings", "last_step", "looks"), [((), 0.5, 8 * 2 + 8 * 2 + 24), (SNAPSHOTS, 0.6, 8 * 4 + 8 * 4)]
 )
 def test_a_time_budget_is_spent_and_not_passed(monkeypatch, settings, last_step, looks, allowed):
     """At 0.5 s a step, 0.6 s one with an average, 0.1 s a look at a tile, counted by hand; stages keep their shares.
 
-    After the training: a look for each of averaged and the snapshots, two views out of fold of the weights that take
-    longest, and one for the batch-norms over the training tiles where weights of epochs were averaged.
+    After the training: a look for each of best, averaged and the snapshots, two views out of fold of the weights that
+    take longest, and one for the batch-norms over the training tiles where weights of epochs were averaged.
     """
     monkeypatch.setattr(budget, "_step_seconds", lambda learn, recipe, stage: 0.6 if stage.ema else 0.5)
     monkeypatch.setattr(budget, "_look_seconds", lambda learn: 0.1)
@@ -55,17 +56,23 @@ def test_a_time_budget_is_spent_and_not_passed(monkeypatch, settings, last_step,
         budget.fit_to(recipe, learn, 5)
 
 
-def test_the_seconds_of_timing_are_seconds_of_the_budget(monkeypatch):
+@pytest.mark.parametrize("turns", [1, 4])
+def test_the_seconds_of_timing_are_seconds_of_the_budgets(monkeypatch, turns):
+    """40 s of one fold's budget, or 10 s of each of four."""
+    now = [100.0]
+
+    def forty_seconds_later(learn) -> float:
+        now[0] += 40
+        return 0.0
+
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(budget, "_step_seconds", lambda learn, recipe, stage: 0.5)
     monkeypatch.setattr(budget, "_look_seconds", lambda learn: 0.0)
-    monkeypatch.setattr(budget, "_save_seconds", lambda learn: 0.0)
+    monkeypatch.setattr(budget, "_save_seconds", forty_seconds_later)
     recipe = tiny_recipe()
-    learn = learner.make_learner(recipe, TILES, 0)
-    clock = iter([100.0, 140.0])
-    monkeypatch.setattr(budget.time, "monotonic", lambda: next(clock))
-    fitted = budget.fit_to(recipe, learn, 100)
+    fitted = budget.fit_to(recipe, learner.make_learner(recipe, TILES, 0), 100, turns)
     steps = sum(epoch.steps for epoch in plan(fitted, 24))
-    assert steps == pytest.approx((100 * (1 - budget.RESERVE) - 40) / 0.5, abs=3)  # one a stage
+    assert steps == pytest.approx((100 * (1 - budget.RESERVE) - 40 / turns) / 0.5, abs=3)  # one a stage
 
 
 def test_each_loss_is_timed_by_itself(monkeypatch, capsys):
