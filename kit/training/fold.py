@@ -166,8 +166,8 @@ def _scores(names: Sequence[str], state: State, score: Callable[[str], float], n
         return dict.fromkeys(names)
     last = round(state.rows[-1]["score"], 5)
     best_is_last = max(state.rows, key=lambda row: row["score"]) is state.rows[-1]
-    known = {"last": last, "best": last} if best_is_last else {"last": last}
-    return {name: known[name] if name in known else score(name) for name in names}
+    known = ("last", "best") if best_is_last else ("last",)
+    return {name: last if name in known else score(name) for name in names}
 
 
 def _choose(scores: dict[str, float | None]) -> str:

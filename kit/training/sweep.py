@@ -256,11 +256,12 @@ def _share(per_device: int) -> dict[str, float]:
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if any(machine.get("GPU") for machine in machines):
-        cores = min(m["CPU"] // m["GPU"] for m in machines if m.get("GPU"))
-        return {"num_gpus": 1 / per_device, "num_cpus": cores // per_device or cores / per_device}
-    cores, memory = (min(machine[name] for machine in machines) for name in ("CPU", "memory"))
-    return {"num_cpus": cores // per_device or cores / per_device, "memory": 1.02 * memory / (per_device + 1)}
+    on_gpus = [machine for machine in machines if machine.get("GPU")]
+    cores = min([machine["CPU"] // machine["GPU"] for machine in on_gpus] or [machine["CPU"] for machine in machines])
+    own = {"num_cpus": cores // per_device or cores / per_device}
+    if on_gpus:
+        return own | {"num_gpus": 1 / per_device}
+    return own | {"memory": 1.02 * min(machine["memory"] for machine in machines) / (per_device + 1)}
 
 
 def _machines() -> str:
